@@ -1,0 +1,4 @@
+//! Under construction.
+
+/// The watch cache.
+pub struct Cache {}
