@@ -2,11 +2,14 @@
 //! typed and dynamic objects, and the small languages (quantities, selectors, names).
 //! Nothing here does I/O, reads a clock or knows an async runtime.
 
+pub mod names;
 pub mod object;
+pub mod quantity;
 pub mod resources;
 pub mod status;
 
 pub use object::{Key, Object};
+pub use quantity::Quantity;
 pub use resources::{Resource, Scope, Subresource, Verb, Verbs};
 pub use status::{ApiError, Cause, FieldError};
 
