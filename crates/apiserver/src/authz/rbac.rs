@@ -1,0 +1,404 @@
+//! RBAC over immutable snapshots. Bindings are indexed by subject, so a request costs what its
+//! user's bindings cost, however many others there are.
+//!
+//! Source: kubernetes/plugin/pkg/auth/authorizer/rbac.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use api_types::Key;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::{Attributes, Decision, rule::Rule};
+use crate::authn::{User, token};
+
+/// One who is bound: compared whole with who asks.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Subject {
+    User(String),
+    Group(String),
+    ServiceAccount { namespace: String, name: String },
+}
+
+impl Subject {
+    fn read(subject: &Value, binding_namespace: &str) -> Option<Self> {
+        let name = subject["name"].as_str()?.to_owned();
+        match subject["kind"].as_str()? {
+            "User" => Some(Self::User(name)),
+            "Group" => Some(Self::Group(name)),
+            "ServiceAccount" => {
+                let namespace = subject["namespace"].as_str().filter(|text| !text.is_empty());
+                Some(Self::ServiceAccount { namespace: namespace.unwrap_or(binding_namespace).to_owned(), name })
+            }
+            _ => None,
+        }
+    }
+    /// Everything that `user` can be bound as.
+    fn of(user: &User) -> Vec<Self> {
+        let mut subjects = vec![Self::User(user.name.clone())];
+        if let Some((namespace, name)) = token::split_service_account(&user.name) {
+            subjects.push(Self::ServiceAccount { namespace: namespace.to_owned(), name: name.to_owned() });
+        }
+        subjects.extend(user.groups.iter().cloned().map(Self::Group));
+        subjects
+    }
+    fn describe(&self) -> String {
+        match self {
+            Self::User(name) => format!("User {name:?}"),
+            Self::Group(name) => format!("Group {name:?}"),
+            Self::ServiceAccount { namespace, name } => format!("ServiceAccount \"{name}/{namespace}\""),
+        }
+    }
+}
+
+/// A role by name; the namespace is empty for a ClusterRole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct RoleRef(Key);
+
+impl RoleRef {
+    fn read(role_ref: &Value, binding_namespace: &str) -> Self {
+        let name = role_ref["name"].as_str().unwrap_or_default();
+        let namespace = if role_ref["kind"] == "Role" { binding_namespace } else { "" };
+        Self(Key::new(namespace, name))
+    }
+    fn kind(&self) -> &'static str {
+        if self.0.namespace.is_empty() { "ClusterRole" } else { "Role" }
+    }
+    fn not_found(&self) -> String {
+        format!("{}.rbac.authorization.k8s.io \"{}\" not found", self.kind().to_lowercase(), self.0.name)
+    }
+}
+
+/// A binding; cluster-wide if its key has no namespace.
+#[derive(Debug)]
+struct Binding {
+    key: Key,
+    role: RoleRef,
+    subjects: Vec<Subject>,
+}
+
+impl Binding {
+    fn read(key: &Key, object: &Value) -> Self {
+        let subjects = object["subjects"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Self {
+            key: key.clone(),
+            role: RoleRef::read(&object["roleRef"], &key.namespace),
+            subjects: subjects.iter().filter_map(|subject| Subject::read(subject, &key.namespace)).collect(),
+        }
+    }
+    fn describe(&self, subject: &Subject) -> String {
+        let (kind, name) = match self.key.namespace.as_str() {
+            "" => ("ClusterRoleBinding", self.key.name.clone()),
+            namespace => ("RoleBinding", format!("{}/{namespace}", self.key.name)),
+        };
+        let role = &self.role;
+        format!("{kind} {name:?} of {} {:?} to {}", role.kind(), role.0.name, subject.describe())
+    }
+}
+
+/// A ClusterRole's own rules and what it takes from others.
+#[derive(Debug)]
+struct Role {
+    own: Vec<Rule>,
+    labels: BTreeMap<String, String>,
+    /// `aggregationRule.clusterRoleSelectors`; a role that matches one gives its rules.
+    selectors: Vec<api_types::labels::Selector>,
+    /// `own` and all that the selectors bring.
+    rules: Arc<[Rule]>,
+}
+
+impl Role {
+    fn read(object: &Value) -> Self {
+        let own = Rule::list(&object["rules"]);
+        let rules = own.clone().into();
+        let labels = object["metadata"]["labels"].as_object().into_iter().flatten();
+        let selectors = object["aggregationRule"]["clusterRoleSelectors"].as_array().into_iter().flatten();
+        Self {
+            own,
+            labels: labels.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect(),
+            selectors: selectors.filter_map(selector).collect(),
+            rules,
+        }
+    }
+    fn takes_from(&self, other: &Self) -> bool {
+        self.selectors.iter().any(|selector| selector.matches(&other.labels))
+    }
+}
+
+fn selector(value: &Value) -> Option<api_types::labels::Selector> {
+    let selector: api_types::k8s::meta::LabelSelector = serde_json::from_value(value.clone()).ok()?;
+    Some(api_types::labels::Selector::from(&selector))
+}
+
+#[derive(Clone, Default)]
+struct Snapshot {
+    roles: imbl::HashMap<Key, Arc<Role>>,
+    bindings: imbl::HashMap<Key, Arc<Binding>>,
+    /// By the namespace in which the binding holds (empty: all) and who is bound.
+    by_subject: imbl::HashMap<(String, Subject), imbl::OrdMap<String, Arc<Binding>>>,
+    /// ClusterRoles with an aggregation rule.
+    aggregated: imbl::OrdSet<String>,
+}
+
+impl Snapshot {
+    fn set_binding(&mut self, key: &Key, binding: Option<Arc<Binding>>) {
+        if let Some(old) = self.bindings.remove(key) {
+            for subject in &old.subjects {
+                let place = (key.namespace.clone(), subject.clone());
+                let Some(mut bound) = self.by_subject.remove(&place) else { continue };
+                bound.remove(&key.name);
+                if !bound.is_empty() {
+                    self.by_subject.insert(place, bound);
+                }
+            }
+        }
+        let Some(binding) = binding else { return };
+        for subject in &binding.subjects {
+            let place = (key.namespace.clone(), subject.clone());
+            self.by_subject.entry(place).or_default().insert(key.name.clone(), binding.clone());
+        }
+        self.bindings.insert(key.clone(), binding);
+    }
+
+    fn set_role(&mut self, key: &Key, role: Option<Role>) {
+        let old = self.roles.remove(key);
+        self.aggregated.remove(&key.name);
+        let mut touched: Vec<Arc<Role>> = old.into_iter().collect();
+        if let Some(role) = role {
+            if !role.selectors.is_empty() {
+                self.aggregated.insert(key.name.clone());
+            }
+            let role = Arc::new(role);
+            touched.push(role.clone());
+            self.roles.insert(key.clone(), role);
+        }
+        let is_affected = |name: &String| {
+            let taker = self.roles.get(&Key::cluster(name.as_str()));
+            taker.is_some_and(|taker| touched.iter().any(|role| taker.takes_from(role) || !role.selectors.is_empty()))
+        };
+        if key.namespace.is_empty() && self.aggregated.iter().any(is_affected) {
+            self.aggregate();
+        }
+    }
+
+    /// Fills every aggregated role. They may feed each other (`view` into `edit` into `admin`), so all
+    /// are done together: each takes from the roles' own rules along every path of selectors.
+    fn aggregate(&mut self) {
+        let cluster: Vec<(Key, Arc<Role>)> = self
+            .roles
+            .iter()
+            .filter(|(key, _)| key.namespace.is_empty())
+            .map(|(key, role)| (key.clone(), role.clone()))
+            .collect();
+        for name in &self.aggregated.clone() {
+            let key = Key::cluster(name.as_str());
+            let Some(role) = self.roles.get(&key) else { continue };
+            let mut sources = vec![role.clone()];
+            let mut seen = std::collections::BTreeSet::from([name.clone()]);
+            let mut rules = Vec::new();
+            while let Some(source) = sources.pop() {
+                rules.extend(source.own.iter().cloned());
+                for (other_key, other) in &cluster {
+                    if source.takes_from(other) && seen.insert(other_key.name.clone()) {
+                        sources.push(other.clone());
+                    }
+                }
+            }
+            rules.sort();
+            rules.dedup();
+            let filled = Role {
+                own: role.own.clone(),
+                labels: role.labels.clone(),
+                selectors: role.selectors.clone(),
+                rules: rules.into(),
+            };
+            self.roles.insert(key, Arc::new(filled));
+        }
+    }
+
+    /// The bindings that hold for `user` in `namespace`, cluster-wide ones first.
+    fn bindings_of<'a>(
+        &'a self,
+        user: &User,
+        namespace: &'a str,
+    ) -> impl Iterator<Item = (Subject, &'a Arc<Binding>)> + 'a {
+        let subjects = Subject::of(user);
+        let scopes = std::iter::once("").chain((!namespace.is_empty()).then_some(namespace));
+        scopes.flat_map(move |scope| {
+            subjects.clone().into_iter().flat_map(move |subject| {
+                let bound = self.by_subject.get(&(scope.to_owned(), subject.clone()));
+                bound.into_iter().flat_map(|bound| bound.values()).map(move |binding| (subject.clone(), binding))
+            })
+        })
+    }
+}
+
+/// The RBAC objects of the cluster, as the last change left them.
+#[derive(Default)]
+pub struct Rbac {
+    current: ArcSwap<Snapshot>,
+    /// Held while the next snapshot is made: each resource calls back from its own place.
+    writer: Mutex<()>,
+}
+
+impl Rbac {
+    /// `kind` is one of the four of the group; `None` for a deleted object.
+    pub fn apply(&self, kind: &str, key: &Key, object: Option<&Value>) {
+        let _writer = self.writer.lock();
+        let mut next = Snapshot::clone(&self.current.load());
+        match kind {
+            "Role" | "ClusterRole" => next.set_role(key, object.map(Role::read)),
+            _ => next.set_binding(key, object.map(|object| Arc::new(Binding::read(key, object)))),
+        }
+        self.current.store(Arc::new(next));
+    }
+
+    pub fn authorize(&self, user: &User, asked: &Attributes<'_>) -> Decision {
+        let snapshot = self.current.load();
+        let mut lost = Vec::new();
+        for (subject, binding) in snapshot.bindings_of(user, asked.namespace) {
+            match snapshot.roles.get(&binding.role.0) {
+                Some(role) if role.rules.iter().any(|rule| rule.allows(asked)) => {
+                    return Decision::Allow { reason: format!("RBAC: allowed by {}", binding.describe(&subject)) };
+                }
+                Some(_) => {}
+                None => lost.push(binding.role.not_found()),
+            }
+        }
+        let reason = match lost.as_slice() {
+            [] => String::new(),
+            [one] => format!("RBAC: {one}"),
+            many => format!("RBAC: [{}]", many.join(", ")),
+        };
+        Decision::NoOpinion { reason }
+    }
+
+    /// Every rule that holds for `user` in `namespace`, and the bindings' roles that do not exist.
+    pub fn rules_for(&self, user: &User, namespace: &str) -> (Vec<Rule>, Vec<String>) {
+        let snapshot = self.current.load();
+        let (mut rules, mut gaps) = (Vec::new(), Vec::new());
+        for (_, binding) in snapshot.bindings_of(user, namespace) {
+            match snapshot.roles.get(&binding.role.0) {
+                Some(role) => rules.extend(role.rules.iter().cloned()),
+                None => gaps.push(binding.role.not_found()),
+            }
+        }
+        (rules, gaps)
+    }
+
+    /// The rules of a role; `namespace` is empty for a ClusterRole. `None`: there is no such role.
+    pub fn role(&self, namespace: &str, name: &str) -> Option<Arc<[Rule]>> {
+        Some(self.current.load().roles.get(&Key::new(namespace, name))?.rules.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn role(rbac: &Rbac, key: &str, labels: Value, rules: Value, aggregate: Option<&str>) {
+        let selectors = aggregate.map(|label| json!({"clusterRoleSelectors": [{"matchLabels": {label: "true"}}]}));
+        let object = json!({"metadata": {"labels": labels}, "rules": rules, "aggregationRule": selectors});
+        let (key, kind) = match key.split_once('/') {
+            Some((namespace, name)) => (Key::new(namespace, name), "Role"),
+            None => (Key::cluster(key), "ClusterRole"),
+        };
+        rbac.apply(kind, &key, Some(&object));
+    }
+    fn bind(rbac: &Rbac, key: &str, role_kind: &str, role: &str, subject: Value) {
+        let object = json!({"roleRef": {"kind": role_kind, "name": role}, "subjects": [subject]});
+        let (key, kind) = match key.split_once('/') {
+            Some((namespace, name)) => (Key::new(namespace, name), "RoleBinding"),
+            None => (Key::cluster(key), "ClusterRoleBinding"),
+        };
+        rbac.apply(kind, &key, Some(&object));
+    }
+    fn rules(verb: &str, resource: &str) -> Value {
+        json!([{"verbs": [verb], "apiGroups": [""], "resources": [resource]}])
+    }
+    fn ask(rbac: &Rbac, user: &User, verb: &str, resource: &str, namespace: &str) -> String {
+        let asked = Attributes { verb, resource, namespace, resource_request: true, ..Attributes::default() };
+        match rbac.authorize(user, &asked) {
+            Decision::Allow { reason } => reason,
+            Decision::NoOpinion { reason } | Decision::Deny { reason } => format!("no: {reason}"),
+        }
+    }
+    fn bob() -> User {
+        User::new("bob", &["devs", "system:authenticated"])
+    }
+
+    #[test]
+    fn who_is_bound_where() {
+        let rbac = Rbac::default();
+        role(&rbac, "reader", json!({}), rules("get", "pods"), None);
+        role(&rbac, "n/lister", json!({}), rules("list", "pods"), None);
+        bind(&rbac, "all-devs", "ClusterRole", "reader", json!({"kind": "Group", "name": "devs"}));
+        bind(&rbac, "n/bob-lists", "Role", "lister", json!({"kind": "User", "name": "bob"}));
+        bind(&rbac, "n/sa", "ClusterRole", "reader", json!({"kind": "ServiceAccount", "name": "app"}));
+        let account = User::new("system:serviceaccount:n:app", &[]);
+        for (user, verb, namespace, expected) in [
+            (
+                bob(),
+                "get",
+                "",
+                r#"RBAC: allowed by ClusterRoleBinding "all-devs" of ClusterRole "reader" to Group "devs""#,
+            ),
+            (
+                bob(),
+                "get",
+                "x",
+                r#"RBAC: allowed by ClusterRoleBinding "all-devs" of ClusterRole "reader" to Group "devs""#,
+            ),
+            (bob(), "list", "n", r#"RBAC: allowed by RoleBinding "bob-lists/n" of Role "lister" to User "bob""#),
+            (bob(), "list", "x", "no: "),
+            (bob(), "list", "", "no: "),
+            (
+                account.clone(),
+                "get",
+                "n",
+                r#"RBAC: allowed by RoleBinding "sa/n" of ClusterRole "reader" to ServiceAccount "app/n""#,
+            ),
+            (account, "get", "x", "no: "),
+            (User::new("devs", &[]), "get", "", "no: "),
+        ] {
+            assert_eq!(ask(&rbac, &user, verb, "pods", namespace), expected, "{} {verb} in {namespace}", user.name);
+        }
+    }
+
+    #[test]
+    fn changes_take_effect() {
+        let rbac = Rbac::default();
+        bind(&rbac, "b", "ClusterRole", "r", json!({"kind": "User", "name": "bob"}));
+        assert_eq!(
+            ask(&rbac, &bob(), "get", "pods", ""),
+            r#"no: RBAC: clusterrole.rbac.authorization.k8s.io "r" not found"#
+        );
+        role(&rbac, "r", json!({}), rules("get", "pods"), None);
+        assert!(ask(&rbac, &bob(), "get", "pods", "").starts_with("RBAC: allowed"));
+        role(&rbac, "r", json!({}), rules("get", "nodes"), None);
+        assert_eq!(ask(&rbac, &bob(), "get", "pods", ""), "no: ");
+        bind(&rbac, "b", "ClusterRole", "r", json!({"kind": "User", "name": "eve"}));
+        assert_eq!(ask(&rbac, &bob(), "get", "nodes", ""), "no: ");
+        rbac.apply("ClusterRoleBinding", &Key::cluster("b"), None);
+        assert_eq!(ask(&rbac, &User::new("eve", &[]), "get", "nodes", ""), "no: ");
+        assert!(rbac.current.load().by_subject.is_empty());
+    }
+
+    #[test]
+    fn aggregated_roles_follow_their_sources() {
+        let rbac = Rbac::default();
+        bind(&rbac, "b", "ClusterRole", "admin", json!({"kind": "User", "name": "bob"}));
+        role(&rbac, "admin", json!({}), Value::Null, Some("to-admin"));
+        role(&rbac, "view", json!({"to-admin": "true"}), Value::Null, Some("to-view"));
+        assert_eq!(ask(&rbac, &bob(), "get", "pods", ""), "no: ");
+        role(&rbac, "pods-view", json!({"to-view": "true"}), rules("get", "pods"), None);
+        assert!(ask(&rbac, &bob(), "get", "pods", "").starts_with("RBAC: allowed"), "through view into admin");
+        role(&rbac, "pods-view", json!({}), rules("get", "pods"), None);
+        assert_eq!(ask(&rbac, &bob(), "get", "pods", ""), "no: ", "the label is gone");
+        role(&rbac, "pods-view", json!({"to-view": "true"}), rules("get", "pods"), None);
+        rbac.apply("ClusterRole", &Key::cluster("pods-view"), None);
+        assert_eq!(ask(&rbac, &bob(), "get", "pods", ""), "no: ", "the source is gone");
+    }
+}
