@@ -1,0 +1,10 @@
+//! Whole clusters: every daemon real, every container real, stock clients as witnesses.
+
+mod dns;
+mod isolation;
+mod nodes;
+mod pending;
+mod python;
+mod restarts;
+mod streams;
+mod tour;

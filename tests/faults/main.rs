@@ -1,0 +1,4 @@
+//! Daemons killed at the worst moment: what was acknowledged stays, what should live lives on.
+
+mod rollout;
+mod watches;

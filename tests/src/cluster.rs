@@ -1,0 +1,220 @@
+//! A cluster made by `xtask up`, gone when the test ends.
+
+use std::{
+    fs,
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use serde_json::Value;
+
+use crate::{eventually, http::Reply};
+
+/// Where the release binaries are, if they were built.
+pub fn binaries() -> Option<PathBuf> {
+    let folder = std::env::var_os("COXSWAIN_BIN").map(PathBuf::from)?;
+    folder.join("kube-apiserver").exists().then_some(folder)
+}
+
+/// A running cluster. Dropped: stopped and removed, unless `COXSWAIN_KEEP` is set.
+pub struct Cluster {
+    folder: tempfile::TempDir,
+    binaries: PathBuf,
+    arguments: Vec<String>,
+}
+
+/// The daemons, by the names of their pid files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Component {
+    Etcd,
+    Apiserver,
+    ControllerManager,
+    Scheduler,
+    Kubelet,
+    Proxy,
+}
+
+impl Component {
+    pub fn name(self) -> &'static str {
+        match self {
+            Component::Etcd => "etcd",
+            Component::Apiserver => "kube-apiserver",
+            Component::ControllerManager => "kube-controller-manager",
+            Component::Scheduler => "kube-scheduler",
+            Component::Kubelet => "kubelet-1",
+            Component::Proxy => "kube-proxy-1",
+        }
+    }
+}
+
+impl Cluster {
+    /// etcd and the apiserver alone.
+    pub fn control_plane() -> Option<Self> {
+        Self::start(vec!["--control-plane-only".to_owned()])
+    }
+
+    pub fn with_nodes(nodes: u8) -> Option<Self> {
+        Self::start(vec![format!("--nodes={nodes}")])
+    }
+
+    fn start(arguments: Vec<String>) -> Option<Self> {
+        let binaries = binaries()?;
+        let folder = tempfile::Builder::new().prefix("coxswain-").tempdir().expect("a temporary folder");
+        let cluster = Self { folder, binaries, arguments };
+        cluster.up();
+        Some(cluster)
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.folder.path().join("cluster")
+    }
+
+    /// Starts whatever of the cluster does not run.
+    pub fn up(&self) {
+        let output = self.xtask("up").arg("--no-build").args(&self.arguments).output().expect("xtask runs");
+        assert!(output.status.success(), "xtask up: {}\n{}", text(&output.stderr), self.log_tails());
+    }
+
+    fn xtask(&self, command: &str) -> Command {
+        let mut xtask = Command::new(self.binaries.join("xtask"));
+        xtask.arg(command).arg("--dir").arg(self.dir());
+        xtask
+    }
+
+    /// The end of every daemon's log, for a failure's report.
+    pub fn log_tails(&self) -> String {
+        let logs = fs::read_dir(self.dir().join("log")).into_iter().flatten().flatten();
+        let tails = logs.map(|log| {
+            let text = fs::read_to_string(log.path()).unwrap_or_default();
+            let lines: Vec<&str> = text.lines().rev().take(15).collect();
+            format!("--- {}\n{}\n", log.path().display(), lines.into_iter().rev().collect::<Vec<_>>().join("\n"))
+        });
+        tails.collect()
+    }
+
+    pub fn kubeconfig(&self, user: &str) -> PathBuf {
+        match user {
+            "admin" => self.dir().join("admin.kubeconfig"),
+            user => self.dir().join("pki").join(format!("{user}.kubeconfig")),
+        }
+    }
+
+    /// Stock kubectl as the administrator.
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
+        let mut kubectl = Command::new(std::env::var_os("COXSWAIN_KUBECTL").unwrap_or_else(|| "kubectl".into()));
+        kubectl.args(arguments).env("KUBECONFIG", self.kubeconfig("admin")).env("HOME", self.folder.path());
+        kubectl
+    }
+
+    pub fn kubectl_output(&self, arguments: &[&str]) -> Output {
+        self.kubectl_command(arguments).stdin(Stdio::null()).output().expect("kubectl runs")
+    }
+
+    /// What kubectl prints; panics if it fails.
+    #[track_caller]
+    pub fn kubectl(&self, arguments: &[&str]) -> String {
+        let output = self.kubectl_output(arguments);
+        assert!(
+            output.status.success(),
+            "kubectl {}: {}{}\n{}",
+            arguments.join(" "),
+            text(&output.stdout),
+            text(&output.stderr),
+            self.log_tails()
+        );
+        text(&output.stdout)
+    }
+
+    /// `kubectl apply -f -` and the like.
+    #[track_caller]
+    pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> String {
+        let mut child = self
+            .kubectl_command(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("kubectl runs");
+        child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("kubectl reads");
+        let output = child.wait_with_output().expect("kubectl ends");
+        assert!(output.status.success(), "kubectl {}: {}", arguments.join(" "), text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// A kubectl that goes on, such as `port-forward` or `get -w`; its output is piped.
+    pub fn kubectl_spawn(&self, arguments: &[&str]) -> Child {
+        let mut command = self.kubectl_command(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.spawn().expect("kubectl runs")
+    }
+
+    /// Our own CLI as the administrator.
+    pub fn cox(&self, arguments: &[&str]) -> Output {
+        let mut cox = Command::new(self.binaries.join("cox"));
+        cox.args(arguments).env("KUBECONFIG", self.kubeconfig("admin"));
+        cox.output().expect("cox runs")
+    }
+
+    /// A request over raw HTTP with the certificate of `user` (a name in the cluster's PKI), or none for `""`.
+    pub fn http(&self, user: &str, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Reply {
+        crate::http::send(&self.dir().join("pki"), &self.server(), user, method, path, headers, body)
+    }
+
+    pub fn get(&self, path: &str) -> Reply {
+        self.http("admin", "GET", path, &[], b"")
+    }
+    pub fn post(&self, path: &str, object: &Value) -> Reply {
+        self.http("admin", "POST", path, &["Content-Type: application/json"], object.to_string().as_bytes())
+    }
+    pub fn put(&self, path: &str, object: &Value) -> Reply {
+        self.http("admin", "PUT", path, &["Content-Type: application/json"], object.to_string().as_bytes())
+    }
+    pub fn patch(&self, path: &str, kind: &str, patch: &Value) -> Reply {
+        let content = format!("Content-Type: application/{kind}");
+        self.http("admin", "PATCH", path, &[&content], patch.to_string().as_bytes())
+    }
+    pub fn delete(&self, path: &str) -> Reply {
+        self.http("admin", "DELETE", path, &[], b"")
+    }
+
+    /// `https://127.0.0.1:port`, from the administrator's kubeconfig.
+    pub fn server(&self) -> String {
+        let config = fs::read_to_string(self.kubeconfig("admin")).expect("the administrator's kubeconfig");
+        let line = config.lines().find_map(|line| line.trim().strip_prefix("server:"));
+        line.expect("a server in the kubeconfig").trim().trim_matches('"').to_owned()
+    }
+
+    /// The pid of a daemon, if its process runs.
+    pub fn pid(&self, component: Component) -> Option<u32> {
+        let file = self.dir().join("run").join(format!("{}.pid", component.name()));
+        let pid: u32 = fs::read_to_string(file).ok()?.split(' ').next()?.parse().ok()?;
+        Path::new(&format!("/proc/{pid}")).exists().then_some(pid)
+    }
+
+    /// `kill -9`, and waits until the process is gone.
+    pub fn kill(&self, component: Component) {
+        let pid = self.pid(component).unwrap_or_else(|| panic!("{} does not run", component.name()));
+        let killed = Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill runs");
+        assert!(killed.success());
+        eventually("the process ends", || {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            (stat.is_empty() || stat.contains(") Z ")).then_some(())
+        });
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{}", self.log_tails());
+        }
+        if std::env::var_os("COXSWAIN_KEEP").is_none() {
+            let _ = self.xtask("down").output();
+        }
+    }
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}

@@ -1,0 +1,82 @@
+//! Measurements. Timings are reported and never decide a test.
+
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::{
+    build,
+    cluster::{self, Cluster, Shape, process, wait},
+    install,
+};
+
+#[derive(Subcommand)]
+pub enum Bench {
+    /// From `up` to readyz, to node Ready, to the first pod Running; idle memory and CPU of each daemon.
+    Startup {
+        /// Seconds over which idle CPU is measured.
+        #[arg(long, default_value_t = 10)]
+        idle_s: u64,
+    },
+}
+
+const DIR: &str = ".cluster-bench";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn run(bench: &Bench) -> anyhow::Result<()> {
+    let Bench::Startup { idle_s } = bench;
+    install::ensure(install::for_shape(Shape::Nodes(1)))?;
+    build::release()?;
+    cluster::down(Path::new(DIR))?;
+    let measured = startup(Duration::from_secs(*idle_s));
+    cluster::down(Path::new(DIR))?;
+    measured
+}
+
+fn startup(idle: Duration) -> anyhow::Result<()> {
+    let times = cluster::up(Path::new(DIR), Shape::Nodes(1))?;
+    let cluster = Cluster::load(Path::new(DIR))?.expect("it was just started");
+    let begun = Instant::now();
+    wait::create(&cluster, "/api/v1/namespaces/default/pods", &pod())?;
+    wait::until("the pod runs", PATIENCE, || {
+        let pod = wait::get_json(&cluster, "/api/v1/namespaces/default/pods/first")?;
+        (pod["status"]["phase"] == "Running").then_some(())
+    })?;
+    let running = begun.elapsed();
+
+    println!("\n| from `up`, binaries built | s |\n|---|---|");
+    for (what, at) in &times.0 {
+        println!("| {what} | {:.2} |", at.as_secs_f32());
+    }
+    println!("| pod created to Running | {:.2} |", running.as_secs_f32());
+
+    println!("\n| daemon | RSS MB | idle CPU % of a core |\n|---|---|---|");
+    let before: Vec<_> = daemons(&cluster);
+    std::thread::sleep(idle); // idleness is what is measured
+    for (name, process, used) in before {
+        let Some(now) = process::usage(process) else { continue };
+        let cpu = (now.cpu - used.cpu).as_secs_f64() / idle.as_secs_f64() * 100.0;
+        println!("| {name} | {:.1} | {cpu:.2} |", now.resident_bytes as f64 / 1e6);
+    }
+    Ok(())
+}
+
+fn daemons(cluster: &Cluster) -> Vec<(String, process::Process, process::Usage)> {
+    let names = cluster::component_names(cluster);
+    let running = names.into_iter().filter_map(|name| {
+        let process = process::Process::from_file(&cluster.pid_file(&name))?;
+        Some((name, process, process::usage(process)?))
+    });
+    running.collect()
+}
+
+fn pod() -> serde_json::Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "first" },
+        "spec": { "containers": [{ "name": "box", "image": cluster::images::TESTBOX }] },
+    })
+}

@@ -1,0 +1,131 @@
+//! Brings a cluster up, step by step, and says how to use it. Each step makes only what
+//! is missing, so that a second run mends what has ended.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context;
+use serde_json::Value;
+
+use super::{Cluster, Shape, absolute, certs, components, host, images, network, process, slot, wait};
+
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// When each step was done, counted from the start.
+pub struct Times(pub Vec<(String, Duration)>);
+
+pub fn up(dir: &Path, shape: Shape) -> anyhow::Result<Times> {
+    let dir = absolute(dir);
+    let cluster = match Cluster::load(&dir)? {
+        Some(found) => Cluster { shape: widest(found.shape, shape), ..found },
+        None => Cluster { slot: slot::take(&dir)?, dir, shape },
+    };
+    cluster.save()?;
+    let mut progress = Progress { begun: Instant::now(), times: Vec::new() };
+
+    progress.step("certificates");
+    certs::issue(&cluster)?;
+    if shape != Shape::ControlPlane {
+        progress.step("container engine and images");
+        host::ensure_docker()?;
+        images::ensure()?;
+        progress.step("network");
+        network::create(&cluster)?;
+    }
+    progress.step("daemons");
+    for component in components::all(&cluster) {
+        process::start(&component.command, &cluster.log(&component.name), &cluster.pid_file(&component.name))?;
+    }
+    wait::until("the apiserver is ready", PATIENCE, || wait::get(&cluster, "/readyz"))
+        .with_context(|| format!("see {}", cluster.log("kube-apiserver").display()))?;
+    progress.step("apiserver ready");
+    if shape != Shape::ControlPlane {
+        nodes_ready(&cluster, &mut progress)?;
+        dns(&cluster)?;
+        progress.step("DNS answers");
+    }
+    println!("{}", usage(&cluster));
+    Ok(Times(progress.times))
+}
+
+/// A cluster only grows.
+fn widest(found: Shape, asked: Shape) -> Shape {
+    let nodes = |shape| match shape {
+        Shape::ControlPlane => 0,
+        Shape::Nodes(nodes) => nodes,
+    };
+    if nodes(asked) > nodes(found) { asked } else { found }
+}
+
+struct Progress {
+    begun: Instant,
+    times: Vec<(String, Duration)>,
+}
+
+impl Progress {
+    fn step(&mut self, what: &str) {
+        let elapsed = self.begun.elapsed();
+        eprintln!("[{:6.2} s] {what}", elapsed.as_secs_f32());
+        self.times.push((what.to_owned(), elapsed));
+    }
+}
+
+fn nodes_ready(cluster: &Cluster, progress: &mut Progress) -> anyhow::Result<()> {
+    let names: Vec<String> = (1..=cluster.node_count()).map(|node| cluster.node_name(node)).collect();
+    let node = |name: &String| wait::get_json(cluster, &format!("/api/v1/nodes/{name}"));
+    let pod_networks = wait::until("every node has a pod network", PATIENCE, || {
+        names.iter().map(|name| node(name)?["spec"]["podCIDR"].as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
+    })
+    .with_context(|| format!("see {}", cluster.log("kube-controller-manager").display()))?;
+    network::route(cluster, &pod_networks)?;
+    wait::until("every node is Ready", PATIENCE, || {
+        names.iter().all(|name| node(name).is_some_and(|node| is_ready(&node))).then_some(())
+    })
+    .with_context(|| format!("see {}", cluster.log("kubelet-1").display()))?;
+    progress.step(&format!("{} of {} nodes Ready", names.len(), names.len()));
+    Ok(())
+}
+
+fn is_ready(node: &Value) -> bool {
+    let conditions = node["status"]["conditions"].as_array();
+    conditions.is_some_and(|all| all.iter().any(|one| one["type"] == "Ready" && one["status"] == "True"))
+}
+
+/// Deploys cluster DNS as pods and waits until it answers on its Service address.
+fn dns(cluster: &Cluster) -> anyhow::Result<()> {
+    let file = crate::build::workspace().join("deploy/manifests/cluster-dns.yaml");
+    let text = fs::read_to_string(&file)
+        .with_context(|| file.display().to_string())?
+        .replace("10.96.0.10", &cluster.dns_address().to_string());
+    let manifest = cluster.dir.join("cluster-dns.yaml");
+    fs::write(&manifest, text)?;
+    crate::install::run(
+        std::process::Command::new(crate::build::binary("cox"))
+            .arg("--kubeconfig")
+            .arg(cluster.kubeconfig("admin"))
+            .args(["apply", "-f"])
+            .arg(&manifest),
+    )?;
+    wait::until("cluster DNS answers", PATIENCE, || {
+        wait::dns_answers(cluster.dns_address(), "kubernetes.default.svc.cluster.local")
+    })
+    .with_context(|| format!("see the logs in {}", cluster.dir.join("log").display()))?;
+    Ok(())
+}
+
+fn usage(cluster: &Cluster) -> String {
+    let kubeconfig = cluster.kubeconfig("admin");
+    let cox = crate::build::binary("cox");
+    format!(
+        "\nThe cluster is up.\n\n  export KUBECONFIG={}\n  kubectl get nodes                  # or: {} get nodes\n  \
+         kubectl create deployment web --image={} --replicas=3\n\n  logs      {}\n  stop      cargo xtask down --dir {}\n",
+        kubeconfig.display(),
+        cox.display(),
+        images::TESTBOX,
+        cluster.dir.join("log").display(),
+        cluster.dir.display(),
+    )
+}

@@ -1,0 +1,42 @@
+//! Runs every suite: the pure functions' tables, then the real binaries from outside.
+
+use std::process::Command;
+
+use anyhow::bail;
+use clap::Args;
+
+use crate::{build, install};
+
+#[derive(Args)]
+pub struct Flags {
+    /// Only tests whose name contains this (nextest's filter).
+    filter: Vec<String>,
+}
+
+pub fn run(flags: &Flags) -> anyhow::Result<()> {
+    install::ensure(install::for_tests())?;
+    build::release()?;
+    let witnesses = install::witnesses()?;
+    ensure_nextest()?;
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["nextest", "run", "--workspace", "--no-fail-fast"])
+        .args(&flags.filter)
+        .current_dir(build::workspace())
+        .env("COXSWAIN_BIN", build::target_dir().join("release"))
+        .env("COXSWAIN_KUBECTL", &witnesses.kubectl)
+        .env("COXSWAIN_PYTHON", &witnesses.python)
+        .status()?;
+    if !status.success() {
+        bail!("tests failed");
+    }
+    Ok(())
+}
+
+fn ensure_nextest() -> anyhow::Result<()> {
+    if Command::new("cargo").args(["nextest", "--version"]).output().is_ok_and(|output| output.status.success()) {
+        return Ok(());
+    }
+    eprintln!("cargo-nextest is missing: it runs the tests; installing it from crates.io");
+    build::cargo(&["install", "--locked", "cargo-nextest"])
+}
