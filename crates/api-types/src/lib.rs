@@ -2,11 +2,15 @@
 //! typed and dynamic objects, and the small languages (quantities, selectors, names).
 //! Nothing here does I/O, reads a clock or knows an async runtime.
 
+pub mod fields;
+pub mod labels;
 pub mod names;
 pub mod object;
+pub mod options;
 pub mod quantity;
 pub mod resources;
 pub mod status;
+pub mod table;
 
 pub use object::{Key, Object};
 pub use quantity::Quantity;
