@@ -244,7 +244,8 @@ mod tests {
 
     #[test]
     fn a_list_without_items_is_empty() {
-        for body in [r#"{"metadata":{"resourceVersion":"7"},"items":null}"#, r#"{"metadata":{"resourceVersion":"7"}}"#] {
+        for body in [r#"{"metadata":{"resourceVersion":"7"},"items":null}"#, r#"{"metadata":{"resourceVersion":"7"}}"#]
+        {
             let list = RawList::read(body.as_bytes(), "").unwrap();
             assert!(list.items().is_empty());
             assert_eq!(list.metadata.resource_version.as_deref(), Some("7"));

@@ -5,7 +5,6 @@
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -129,7 +128,9 @@ impl Config {
             .ok_or_else(|| incomplete(format!("cluster {:?} has no certificate-authority", context.cluster)))?;
         let identity = match named(&file.users, &context.user) {
             None => Identity::Anonymous,
-            Some(user) => user.user.identity(dir).map_err(|why| incomplete(format!("user {:?}: {why}", context.user)))?,
+            Some(user) => {
+                user.user.identity(dir).map_err(|why| incomplete(format!("user {:?}: {why}", context.user)))?
+            }
         };
         let (server, server_name) = address(&cluster.server, cluster.tls_server_name.as_deref(), path)?;
         let namespace = context.namespace.clone().unwrap_or_else(|| "default".to_owned());
@@ -171,9 +172,7 @@ impl Source {
     fn read(&self) -> Result<Vec<u8>, ConfigError> {
         match self {
             Source::Inline(bytes) => Ok(bytes.clone()),
-            Source::File(path) => {
-                fs::read(path).map_err(|source| ConfigError::Read { path: path.clone(), source })
-            }
+            Source::File(path) => fs::read(path).map_err(|source| ConfigError::Read { path: path.clone(), source }),
         }
     }
 }

@@ -124,6 +124,9 @@ mod tests {
     #[test]
     fn other_bodies_become_the_message() {
         let refusal = refusal(StatusCode::SERVICE_UNAVAILABLE, b"upstream is down\n");
-        assert_eq!((refusal.code(), refusal.reason(), refusal.message()), (503, "ServiceUnavailable", "upstream is down"));
+        assert_eq!(
+            (refusal.code(), refusal.reason(), refusal.message()),
+            (503, "ServiceUnavailable", "upstream is down")
+        );
     }
 }

@@ -61,7 +61,13 @@ type Sender = http2::SendRequest<Full<Bytes>>;
 struct Link {
     sender: Option<Sender>,
     failures: u32,
-    failed_at: Option<Instant>,
+    failure: Option<Failure>,
+}
+
+/// The last dial's.
+struct Failure {
+    at: Instant,
+    why: String,
 }
 
 /// One call, by path.
@@ -191,24 +197,28 @@ impl Client {
         request.body(Full::new(call.body.clone())).map_err(|error| Error::transport(what(call), error))
     }
 
-    /// The living connection; dials if there is none. Those who wait for a dial share it.
+    /// The living connection; dials if there is none. Those who wait for a dial share its outcome.
     async fn sender(&self) -> Result<Sender, Error> {
+        let begun = Instant::now();
         let mut link = self.shared.link.lock().await;
         if let Some(sender) = link.sender.as_ref().filter(|sender| !sender.is_closed()) {
             return Ok(sender.clone());
         }
         link.sender = None;
-        if let Some(failed_at) = link.failed_at {
-            tokio::time::sleep(redial_pause(link.failures).saturating_sub(failed_at.elapsed())).await;
+        if let Some(failure) = &link.failure {
+            if failure.at > begun {
+                return Err(Error::Transport { what: failure.why.clone(), source: None });
+            }
+            tokio::time::sleep(redial_pause(link.failures).saturating_sub(failure.at.elapsed())).await;
         }
         match self.dial().await {
             Ok(sender) => {
-                *link = Link { sender: Some(sender.clone()), failures: 0, failed_at: None };
+                *link = Link { sender: Some(sender.clone()), failures: 0, failure: None };
                 Ok(sender)
             }
             Err(error) => {
                 link.failures += 1;
-                link.failed_at = Some(Instant::now());
+                link.failure = Some(Failure { at: Instant::now(), why: error.to_string() });
                 Err(error)
             }
         }
@@ -225,7 +235,8 @@ impl Client {
 }
 
 async fn connect(address: &str, name: ServerName<'static>, connector: TlsConnector) -> Result<Sender, Error> {
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| Error::transport(format!("dialling {address}"), error);
+    let failed =
+        |error: Box<dyn std::error::Error + Send + Sync>| Error::transport(format!("dialling {address}"), error);
     let target = if address.rsplit(']').next().is_some_and(|end| end.contains(':')) {
         address.to_owned()
     } else {

@@ -3,12 +3,20 @@
 //! events.
 
 pub mod api;
+pub mod cache;
 pub mod config;
+pub mod controller;
 pub mod error;
+mod feed;
 mod http;
 pub mod metrics;
+pub mod queue;
+mod store;
+pub mod watch;
 
 pub use api::{ListParams, Page, Patch};
+pub use cache::{Cache, Change, PartialObject};
 pub use config::{Config, ConfigError};
 pub use error::Error;
 pub use http::Client;
+pub use queue::Queue;
