@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod cluster;
 mod install;
+mod schema;
 mod test;
 mod tidy;
 
@@ -36,6 +37,8 @@ enum Command {
     Tidy,
     /// Build the container images of docs and compose from the release binaries.
     Images,
+    /// Derive the schema tables from the pinned public package.
+    Schema,
 }
 
 #[derive(Args)]
@@ -75,5 +78,6 @@ fn main() -> anyhow::Result<()> {
         Command::Bench(bench) => bench::run(&bench),
         Command::Tidy => tidy::run(),
         Command::Images => cluster::images::build_all(),
+        Command::Schema => schema::run(),
     }
 }
