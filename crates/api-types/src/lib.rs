@@ -9,6 +9,7 @@ pub mod object;
 pub mod options;
 pub mod quantity;
 pub mod resources;
+pub mod schema;
 pub mod status;
 pub mod table;
 
