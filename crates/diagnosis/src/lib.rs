@@ -3,3 +3,6 @@
 #![allow(clippy::all)] // generated code
 
 tonic::include_proto!("coxswain.diagnosis.v1");
+
+/// Annotation of a daemon's leader Lease: where it answers, as `host:port`.
+pub const ADDRESS_ANNOTATION: &str = "coxswain.io/diagnosis-address";
