@@ -1,1 +1,475 @@
-//! Under construction.
+//! Cluster IPs and node ports: given out so that no two Services ever hold the same. In one
+//! apiserver a lock decides; between several the creation of the IPAddress object does.
+
+pub mod families;
+pub mod range;
+pub mod repair;
+pub mod service;
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use api_types::{ApiError, Key, Resource, resources};
+use futures::future::BoxFuture;
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+
+use crate::reader::Changes;
+use range::{Addresses, Ports};
+use service::{Held, Source};
+
+/// Other addresses tried when another apiserver was quicker.
+const ATTEMPTS_MAX: usize = 10;
+pub const MANAGED_BY_LABEL: &str = "ipaddress.kubernetes.io/managed-by";
+pub const MANAGED_BY: &str = "ipallocator.k8s.io";
+const FAMILY_LABEL: &str = "ipaddress.kubernetes.io/ip-family";
+
+/// Writes IPAddress objects; their names are what several apiservers compete for.
+pub trait AddressObjects: Send + Sync {
+    /// Errs with AlreadyExists if the address is taken.
+    fn create(&self, object: Value) -> BoxFuture<'_, Result<(), ApiError>>;
+    /// An absent object is no error.
+    fn delete(&self, name: String) -> BoxFuture<'_, Result<(), ApiError>>;
+}
+
+pub struct Allocator {
+    /// By family, the cluster's default first.
+    ranges: Vec<(&'static str, Addresses)>,
+    ports: Ports,
+    state: Arc<Mutex<State>>,
+}
+
+/// Who holds what, as the watch cache and the requests under way have it.
+#[derive(Default)]
+struct State {
+    services: HashMap<Key, Held>,
+    address_owner: HashMap<IpAddr, Key>,
+    port_owner: HashMap<u16, Key>,
+    /// Addresses that have an IPAddress object.
+    claimed: HashSet<IpAddr>,
+    /// Chosen for requests that are not stored yet.
+    pending_addresses: HashSet<IpAddr>,
+    pending_ports: HashSet<u16>,
+    /// Given up by a Service, their IPAddress objects not deleted yet.
+    releasing: HashSet<IpAddr>,
+}
+
+impl State {
+    fn address_is_free(&self, ip: IpAddr) -> bool {
+        !self.address_owner.contains_key(&ip) && !self.claimed.contains(&ip) && !self.pending_addresses.contains(&ip)
+    }
+    fn port_is_free(&self, port: u16) -> bool {
+        !self.port_owner.contains_key(&port) && !self.pending_ports.contains(&port)
+    }
+
+    /// Returns the addresses that the Service no longer holds.
+    fn service_changed(&mut self, key: &Key, service: Option<&Value>) -> Vec<IpAddr> {
+        let new = service.map(service::held).unwrap_or_default();
+        let old = self.services.remove(key).unwrap_or_default();
+        for ip in &old.addresses {
+            self.address_owner.remove(ip);
+        }
+        for port in &old.ports {
+            self.port_owner.remove(port);
+        }
+        for ip in &new.addresses {
+            self.address_owner.insert(*ip, key.clone());
+            self.pending_addresses.remove(ip);
+        }
+        for port in &new.ports {
+            self.port_owner.insert(*port, key.clone());
+            self.pending_ports.remove(port);
+        }
+        let released: Vec<IpAddr> = old.addresses.difference(&new.addresses).copied().collect();
+        self.releasing.extend(&released);
+        if service.is_some() {
+            self.services.insert(key.clone(), new);
+        }
+        released
+    }
+
+    fn object_changed(&mut self, key: &Key, object: Option<&Value>) {
+        let Ok(ip) = key.name.parse() else { return };
+        match object {
+            Some(_) => self.claimed.insert(ip),
+            None => self.claimed.remove(&ip),
+        };
+    }
+}
+
+impl Allocator {
+    /// Follows Services and IPAddresses through `changes`. The receiver yields addresses whose
+    /// objects are to be deleted; see [`release`].
+    pub fn new(nets: &[IpNet], ports: Ports, changes: &dyn Changes) -> (Self, mpsc::UnboundedReceiver<IpAddr>) {
+        let state = Arc::new(Mutex::new(State::default()));
+        let (released, receiver) = mpsc::unbounded_channel();
+        let services = state.clone();
+        changes.subscribe(
+            &resources::SERVICE,
+            Box::new(move |key, service| {
+                for ip in services.lock().service_changed(key, service) {
+                    // Without a receiver the server is shutting down; repair finds the object later.
+                    let _ = released.send(ip);
+                }
+            }),
+        );
+        let objects = state.clone();
+        changes
+            .subscribe(&resources::IP_ADDRESS, Box::new(move |key, object| objects.lock().object_changed(key, object)));
+        let family = |net: &IpNet| if net.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+        let ranges = nets.iter().map(|net| (family(net), Addresses::new(*net))).collect();
+        (Self { ranges, ports, state }, receiver)
+    }
+
+    /// Fills in what an object of this resource lacks, and holds it until the claim is dropped.
+    /// Resources that hold nothing get an empty claim.
+    pub async fn claim(
+        &self,
+        resource: &Resource,
+        new: &mut Value,
+        old: Option<&Value>,
+        dry_run: bool,
+        objects: &dyn AddressObjects,
+    ) -> Result<Claim, ApiError> {
+        if !(resource.group.is_empty() && resource.kind == "Service") {
+            return Ok(Claim::none());
+        }
+        for _ in 0..ATTEMPTS_MAX {
+            let mut attempt = new.clone();
+            let claim = self.claim_here(&mut attempt, old)?;
+            if !dry_run && let Some(taken) = self.claim_everywhere(&claim, &attempt, objects).await? {
+                claim.give_back(objects).await;
+                if service::held(new).addresses.contains(&taken) {
+                    return Err(taken_elsewhere(new, taken));
+                }
+                continue;
+            }
+            *new = attempt;
+            return Ok(claim);
+        }
+        Err(ApiError::internal(format!(
+            "failed to allocate a serviceIP: other apiservers were quicker {ATTEMPTS_MAX} times"
+        )))
+    }
+
+    /// Under the lock of this process.
+    fn claim_here(&self, service: &mut Value, old: Option<&Value>) -> Result<Claim, ApiError> {
+        let offered: Vec<&str> = self.ranges.iter().map(|(family, _)| *family).collect();
+        let mut claim = Claim { state: Some(self.state.clone()), ..Claim::none() };
+        let mut state = self.state.lock();
+        let mut source = Locked { allocator: self, state: &mut state, claim: &mut claim };
+        let filled = service::fill(service, old, &offered, &mut source);
+        drop(state);
+        filled.map(|()| claim)
+    }
+
+    /// By creating the IPAddress objects. Returns an address that another apiserver has.
+    async fn claim_everywhere(
+        &self,
+        claim: &Claim,
+        service: &Value,
+        objects: &dyn AddressObjects,
+    ) -> Result<Option<IpAddr>, ApiError> {
+        for ip in &claim.addresses {
+            let is_leftover = self.state.lock().releasing.remove(ip);
+            if is_leftover {
+                objects.delete(ip.to_string()).await?;
+            }
+            match objects.create(address_object(*ip, &service["metadata"])).await {
+                Ok(()) => {}
+                Err(refusal) if refusal.is_already_exists() => return Ok(Some(*ip)),
+                Err(refusal) => return Err(refusal),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether nobody took the address since it was given up.
+    fn is_still_released(&self, ip: IpAddr) -> bool {
+        let mut state = self.state.lock();
+        let free = !state.address_owner.contains_key(&ip) && !state.pending_addresses.contains(&ip);
+        state.releasing.remove(&ip) && free
+    }
+}
+
+/// Deletes the IPAddress objects of addresses that no Service holds any more, until the
+/// allocator is gone.
+pub async fn release(
+    allocator: Arc<Allocator>,
+    mut released: mpsc::UnboundedReceiver<IpAddr>,
+    objects: Arc<dyn AddressObjects>,
+) {
+    while let Some(ip) = released.recv().await {
+        if !allocator.is_still_released(ip) {
+            continue;
+        }
+        if let Err(why) = objects.delete(ip.to_string()).await {
+            tracing::warn!(%ip, %why, "address not released; repair will try again");
+        }
+    }
+}
+
+fn taken_elsewhere(service: &Value, ip: IpAddr) -> ApiError {
+    let name = service["metadata"]["name"].as_str().unwrap_or_default();
+    let detail = format!("failed to allocate IP {ip}: provided IP is already allocated");
+    let error =
+        api_types::FieldError::invalid("spec.clusterIPs", service::texts(&service["spec"]["clusterIPs"]), detail);
+    ApiError::invalid("", "Service", name, &[error])
+}
+
+/// `metadata` is the Service's.
+pub fn address_object(ip: IpAddr, metadata: &Value) -> Value {
+    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "IPAddress",
+        "metadata": {
+            "name": ip.to_string(),
+            "labels": {FAMILY_LABEL: family, MANAGED_BY_LABEL: MANAGED_BY},
+        },
+        "spec": {"parentRef": {
+            "group": "",
+            "resource": "services",
+            "namespace": metadata["namespace"],
+            "name": metadata["name"],
+        }},
+    })
+}
+
+/// Numbers held for a write that is under way. Dropped, they are free again unless the watch
+/// cache has seen the object that holds them.
+#[derive(Default)]
+pub struct Claim {
+    state: Option<Arc<Mutex<State>>>,
+    addresses: Vec<IpAddr>,
+    ports: Vec<u16>,
+}
+
+impl Claim {
+    fn none() -> Self {
+        Self::default()
+    }
+    /// The write was refused: others may have the addresses.
+    pub async fn give_back(self, objects: &dyn AddressObjects) {
+        for ip in &self.addresses {
+            if let Err(why) = objects.delete(ip.to_string()).await {
+                tracing::warn!(%ip, %why, "address not given back; repair will try again");
+            }
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let Some(state) = &self.state else { return };
+        let mut state = state.lock();
+        for ip in &self.addresses {
+            state.pending_addresses.remove(ip);
+        }
+        for port in &self.ports {
+            state.pending_ports.remove(port);
+        }
+    }
+}
+
+/// Takes numbers under the lock and notes them in the claim.
+struct Locked<'a> {
+    allocator: &'a Allocator,
+    state: &'a mut State,
+    claim: &'a mut Claim,
+}
+
+impl Source for Locked<'_> {
+    fn address(&mut self, family: &str, chosen: Option<IpAddr>) -> Result<IpAddr, String> {
+        let range = self.allocator.ranges.iter().find(|(of, _)| *of == family).map(|(_, range)| range);
+        let range = range.ok_or_else(|| format!("{family} is not configured on this cluster"))?;
+        let ip = match chosen {
+            Some(ip) if !range.contains(ip) => {
+                return Err("the provided network does not match the current range".to_owned());
+            }
+            Some(ip) => {
+                let leftover = self.state.releasing.contains(&ip)
+                    && !self.state.address_owner.contains_key(&ip)
+                    && !self.state.pending_addresses.contains(&ip);
+                if !leftover && !self.state.address_is_free(ip) {
+                    return Err("provided IP is already allocated".to_owned());
+                }
+                ip
+            }
+            None => range.pick(rand::random(), |ip| self.state.address_is_free(ip)).ok_or("range is full")?,
+        };
+        self.state.pending_addresses.insert(ip);
+        self.claim.addresses.push(ip);
+        Ok(ip)
+    }
+
+    fn port(&mut self, chosen: Option<u16>) -> Result<u16, String> {
+        let range = self.allocator.ports;
+        let port = match chosen {
+            Some(port) if !range.contains(port) => {
+                return Err(format!("provided port is not in the valid range. The range of valid ports is {range}"));
+            }
+            Some(port) if !self.state.port_is_free(port) => return Err("provided port is already allocated".to_owned()),
+            Some(port) => port,
+            None => range.pick(rand::random(), |port| self.state.port_is_free(port)).ok_or("range is full")?,
+        };
+        self.state.pending_ports.insert(port);
+        self.claim.ports.push(port);
+        Ok(port)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reader::OnChange;
+
+    /// Keeps the callbacks, to be fed by hand.
+    #[derive(Default)]
+    struct Fed(Mutex<HashMap<String, OnChange>>);
+    impl Changes for Fed {
+        fn subscribe(&self, resource: &Resource, on_change: OnChange) {
+            self.0.lock().insert(resource.kind.to_string(), on_change);
+        }
+    }
+    impl Fed {
+        fn change(&self, kind: &str, key: &Key, object: Option<&Value>) {
+            self.0.lock()[kind](key, object);
+        }
+    }
+
+    /// The IPAddress objects in the store.
+    #[derive(Default)]
+    struct Objects(Mutex<HashSet<String>>);
+    impl AddressObjects for Objects {
+        fn create(&self, object: Value) -> BoxFuture<'_, Result<(), ApiError>> {
+            Box::pin(async move {
+                let name = object["metadata"]["name"].as_str().expect("named").to_owned();
+                if self.0.lock().insert(name.clone()) {
+                    Ok(())
+                } else {
+                    Err(ApiError::already_exists(&resources::IP_ADDRESS, &name))
+                }
+            })
+        }
+        fn delete(&self, name: String) -> BoxFuture<'_, Result<(), ApiError>> {
+            Box::pin(async move {
+                self.0.lock().remove(&name);
+                Ok(())
+            })
+        }
+    }
+
+    struct Bench {
+        fed: Fed,
+        objects: Objects,
+        allocator: Allocator,
+        released: mpsc::UnboundedReceiver<IpAddr>,
+    }
+    impl Bench {
+        /// 14 addresses, two ports.
+        fn new() -> Self {
+            let fed = Fed::default();
+            let nets = ["10.0.0.0/28".parse().expect("a net")];
+            let (allocator, released) = Allocator::new(&nets, Ports { first: 30000, last: 30001 }, &fed);
+            Self { fed, objects: Objects::default(), allocator, released }
+        }
+        async fn claim(&self, spec: Value, dry_run: bool) -> (Value, Result<Claim, ApiError>) {
+            let mut service = json!({"metadata": {"namespace": "ns", "name": "s"}, "spec": spec});
+            let claim = self.allocator.claim(&resources::SERVICE, &mut service, None, dry_run, &self.objects).await;
+            (service, claim)
+        }
+        async fn create(&self, name: &str, spec: Value) -> Value {
+            let (service, claim) = self.claim(spec, false).await;
+            let _claim = claim.expect("allocates");
+            self.fed.change("Service", &Key::new("ns", name), Some(&service));
+            service
+        }
+    }
+
+    #[tokio::test]
+    async fn every_address_once_then_full() {
+        let bench = Bench::new();
+        let mut seen = HashSet::new();
+        for n in 0..14 {
+            let service = bench.create(&format!("s{n}"), json!({"type": "ClusterIP"})).await;
+            assert!(seen.insert(service["spec"]["clusterIP"].clone()), "twice: {service}");
+        }
+        let (_, refused) = bench.claim(json!({"type": "ClusterIP"}), false).await;
+        assert!(refused.err().expect("full").message().contains("range is full"));
+        assert_eq!(bench.objects.0.lock().len(), 14);
+    }
+
+    #[tokio::test]
+    async fn numbers_under_way_are_not_given_twice() {
+        let bench = Bench::new();
+        let chosen = json!({"type": "NodePort", "clusterIP": "10.0.0.5", "ports": [{"port": 80, "nodePort": 30000}]});
+        let (_, first) = bench.claim(chosen.clone(), false).await;
+        let first = first.expect("free");
+        let (_, second) = bench.claim(chosen.clone(), false).await;
+        assert_eq!(second.err().expect("taken").code(), 422);
+        first.give_back(&bench.objects).await;
+        assert!(bench.claim(chosen, false).await.1.is_ok(), "free again");
+    }
+
+    #[tokio::test]
+    async fn another_apiserver_was_quicker() {
+        let bench = Bench::new();
+        for n in 1..14 {
+            bench.objects.0.lock().insert(format!("10.0.0.{n}"));
+        }
+        let (service, claim) = {
+            // Nothing of it is in the cache yet; trying the rest by chance would need luck, so all but one are known.
+            for n in 1..13 {
+                bench.fed.change("IPAddress", &Key::cluster(format!("10.0.0.{n}")), Some(&json!({})));
+            }
+            let mut last = bench.claim(json!({"type": "ClusterIP"}), false).await;
+            while last.1.is_err() {
+                last = bench.claim(json!({"type": "ClusterIP"}), false).await;
+            }
+            last
+        };
+        assert!(claim.is_ok());
+        assert_eq!(service["spec"]["clusterIP"], "10.0.0.14");
+        let (_, chosen) = bench.claim(json!({"type": "ClusterIP", "clusterIP": "10.0.0.13"}), false).await;
+        assert!(chosen.err().expect("taken").message().contains("provided IP is already allocated"));
+    }
+
+    #[tokio::test]
+    async fn a_dry_run_leaves_nothing() {
+        let bench = Bench::new();
+        let (service, claim) = bench.claim(json!({"type": "NodePort", "ports": [{"port": 80}]}), true).await;
+        assert!(service["spec"]["clusterIP"].is_string() && service["spec"]["ports"][0]["nodePort"].is_number());
+        drop(claim);
+        assert!(bench.objects.0.lock().is_empty());
+        let state = bench.allocator.state.lock();
+        assert!(state.pending_addresses.is_empty() && state.pending_ports.is_empty());
+    }
+
+    #[tokio::test]
+    async fn deletion_frees() {
+        let mut bench = Bench::new();
+        let spec = json!({"type": "NodePort", "clusterIP": "10.0.0.5", "ports": [{"port": 80, "nodePort": 30000}]});
+        bench.create("a", spec.clone()).await;
+        bench.fed.change("IPAddress", &Key::cluster("10.0.0.5"), Some(&json!({})));
+        bench.fed.change("Service", &Key::new("ns", "a"), None);
+        // Taken again before the object of the old claim is gone.
+        bench.create("b", spec).await;
+        let ip = bench.released.recv().await.expect("released");
+        assert!(!bench.allocator.is_still_released(ip), "b has it");
+        assert!(bench.objects.0.lock().contains("10.0.0.5"));
+    }
+
+    #[tokio::test]
+    async fn other_kinds_hold_nothing() {
+        let bench = Bench::new();
+        let mut pod = json!({"spec": {}});
+        let claim = bench.allocator.claim(&resources::POD, &mut pod, None, false, &bench.objects).await;
+        assert!(claim.is_ok() && pod == json!({"spec": {}}));
+    }
+}

@@ -1,0 +1,91 @@
+//! Brings IPAddress objects and Services together again after a crash between the two writes.
+//!
+//! Source: kubernetes/pkg/registry/core/service/ipallocator/controller/repairip.go.
+
+use std::collections::{HashMap, HashSet};
+
+use api_types::jiff::Timestamp;
+use serde_json::Value;
+
+use super::{MANAGED_BY, MANAGED_BY_LABEL, address_object, service};
+
+/// A younger object may belong to a Service that another apiserver is about to store.
+const GRACE_S: i64 = 60;
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Repair {
+    /// A Service holds the address and no object says so.
+    Create(Value),
+    /// The object's Service does not hold the address.
+    Delete { name: String },
+}
+
+pub fn plan<'a>(
+    services: impl IntoIterator<Item = &'a Value>,
+    objects: impl IntoIterator<Item = &'a Value>,
+    now: Timestamp,
+) -> Vec<Repair> {
+    let mut wanted = HashMap::new();
+    for service in services {
+        for ip in service::held(service).addresses {
+            wanted.insert(ip.to_string(), (ip, &service["metadata"]));
+        }
+    }
+    let mut repairs = Vec::new();
+    let mut present = HashSet::new();
+    for object in objects {
+        let Some(name) = object["metadata"]["name"].as_str() else { continue };
+        present.insert(name);
+        let parent = &object["spec"]["parentRef"];
+        let is_right = wanted.get(name).is_some_and(|(_, metadata)| {
+            metadata["namespace"] == parent["namespace"] && metadata["name"] == parent["name"]
+        });
+        let is_ours = object["metadata"]["labels"][MANAGED_BY_LABEL] == MANAGED_BY;
+        let created = object["metadata"]["creationTimestamp"].as_str().and_then(|text| text.parse::<Timestamp>().ok());
+        let is_young = created.is_some_and(|at| now.as_second() - at.as_second() < GRACE_S);
+        if is_ours && !is_right && !is_young {
+            repairs.push(Repair::Delete { name: name.to_owned() });
+        }
+    }
+    let lacking = wanted.iter().filter(|(name, _)| !present.contains(name.as_str()));
+    repairs.extend(lacking.map(|(_, (ip, metadata))| Repair::Create(address_object(*ip, metadata))));
+    repairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(name: &str, service: &str, created: &str) -> Value {
+        let mut object = address_object("10.0.0.1".parse().expect("ip"), &json!({"namespace": "ns", "name": service}));
+        object["metadata"]["name"] = json!(name);
+        object["metadata"]["creationTimestamp"] = json!(created);
+        object
+    }
+
+    #[test]
+    fn both_ways() {
+        let services = [
+            json!({"metadata": {"namespace": "ns", "name": "a"}, "spec": {"clusterIPs": ["10.0.0.1"]}}),
+            json!({"metadata": {"namespace": "ns", "name": "b"}, "spec": {"clusterIPs": ["10.0.0.2"]}}),
+        ];
+        let old = "1970-01-01T00:00:00Z";
+        let mut foreign = object("10.0.0.9", "x", old);
+        foreign["metadata"]["labels"] = json!({});
+        let objects = [
+            object("10.0.0.1", "a", old),
+            object("10.0.0.3", "gone", old),
+            object("10.0.0.4", "soon", "1970-01-01T00:16:00Z"),
+            foreign,
+        ];
+        let now = Timestamp::from_second(1000).expect("a time");
+        assert_eq!(
+            plan(&services, &objects, now),
+            [
+                Repair::Delete { name: "10.0.0.3".to_owned() },
+                Repair::Create(address_object("10.0.0.2".parse().expect("ip"), &services[1]["metadata"])),
+            ]
+        );
+    }
+}
