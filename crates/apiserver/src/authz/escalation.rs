@@ -192,7 +192,7 @@ mod tests {
     #[test]
     fn bindings() {
         assert_eq!(refusal(&resources::CLUSTER_ROLE_BINDING, None, &binding("bindable")), None);
-        assert_eq!(refusal(&resources::CLUSTER_ROLE_BINDING, None, &binding("bob")).map(|r| r.0), Some(403));
+        assert_eq!(refusal(&resources::CLUSTER_ROLE_BINDING, None, &binding("bob")), None, "he holds all of it");
         assert_eq!(refusal(&resources::CLUSTER_ROLE_BINDING, None, &binding("root")).map(|r| r.0), Some(403));
         assert_eq!(refusal(&resources::CLUSTER_ROLE_BINDING, None, &binding("absent")).map(|r| r.0), Some(404));
         assert_eq!(refusal(&resources::CONFIG_MAP, None, &json!({})), None);

@@ -1,0 +1,289 @@
+//! The objects that stand in every cluster, as data: what is wanted, and how much of it an
+//! administrator may have changed.
+
+use std::net::IpAddr;
+
+use api_types::{
+    Object, Resource,
+    k8s::{core, discovery, flowcontrol, networking, rbac, scheduling},
+};
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use crate::authz::rule::Rule;
+
+/// Upstream's default roles and bindings, without the label and annotation that all of them bear.
+const RBAC: &str = include_str!("rbac.json");
+/// Upstream's default priority levels and flow schemas.
+const FLOW: &str = include_str!("flow.json");
+
+const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
+pub const RBAC_AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
+pub const FLOW_AUTOUPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
+/// Port of the `kubernetes` Service, whatever the apiserver's own.
+const SERVICE_PORT: u16 = 443;
+
+/// How much of an existing object the server insists on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Insist {
+    /// That it exists.
+    Existence,
+    /// That it grants at least this; more may be added, and `autoupdate: false` leaves it alone.
+    Role,
+    /// That it binds at least these subjects to this role.
+    Binding,
+    /// That its spec is this, unless `autoupdate-spec: false`.
+    Spec,
+    /// That these top-level fields are as here.
+    Fields(&'static [&'static str]),
+}
+
+/// An object that the server wants to see.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    pub resource: &'static Resource,
+    pub object: Value,
+    pub insist: Insist,
+}
+
+/// What of the objects depends on the flags.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where others reach this apiserver.
+    pub advertise_address: IpAddr,
+    pub secure_port: u16,
+    /// One range, or one of each family; the first gives the `kubernetes` Service its address.
+    pub service_ranges: Vec<IpNet>,
+    /// PEM of the CA of client certificates, published to extension apiservers.
+    pub client_ca: Option<String>,
+}
+
+/// Namespaces first: the others live in them.
+pub fn namespaces() -> Vec<Wanted> {
+    let namespace = |name: &&str| Wanted {
+        resource: core::Namespace::RESOURCE,
+        object: json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
+        insist: Insist::Existence,
+    };
+    ["default", "kube-system", "kube-public", "kube-node-lease"].iter().map(namespace).collect()
+}
+
+/// Everything but the namespaces; in no order that matters.
+pub fn objects(settings: &Settings) -> Vec<Wanted> {
+    let mut wanted = roles_and_bindings();
+    wanted.extend(flow());
+    wanted.extend(priority_classes());
+    wanted.extend(kubernetes_service(settings));
+    wanted.push(service_cidr(settings));
+    wanted.push(extension_authentication(settings));
+    wanted
+}
+
+/// What the node authoriser grants every node.
+pub fn node_rules() -> Vec<Rule> {
+    let roles = entries(RBAC);
+    let role = roles.iter().find(|role| role["kind"] == "ClusterRole" && role["name"] == "system:node");
+    Rule::list(&role.expect("the data has system:node")["rules"])
+}
+
+fn entries(data: &str) -> Vec<Value> {
+    serde_json::from_str(data).expect("the data is part of this program")
+}
+
+fn roles_and_bindings() -> Vec<Wanted> {
+    entries(RBAC).into_iter().map(rbac_object).collect()
+}
+
+fn rbac_object(mut entry: Value) -> Wanted {
+    let mut take = |field: &str| entry.as_object_mut().and_then(|fields| fields.remove(field));
+    let (kind, namespace) = (take("kind").unwrap_or_default(), take("namespace"));
+    let mut metadata = json!({
+        "name": take("name"),
+        "labels": {"kubernetes.io/bootstrapping": "rbac-defaults"},
+        "annotations": {RBAC_AUTOUPDATE: "true"},
+    });
+    if let Some(namespace) = namespace {
+        metadata["namespace"] = namespace;
+    }
+    for (key, value) in take("labels").as_ref().and_then(Value::as_object).into_iter().flatten() {
+        metadata["labels"][key] = value.clone();
+    }
+    let (resource, insist): (&'static Resource, Insist) = match kind.as_str() {
+        Some("ClusterRole") => (rbac::ClusterRole::RESOURCE, Insist::Role),
+        Some("Role") => (rbac::Role::RESOURCE, Insist::Role),
+        Some("ClusterRoleBinding") => (rbac::ClusterRoleBinding::RESOURCE, Insist::Binding),
+        _ => (rbac::RoleBinding::RESOURCE, Insist::Binding),
+    };
+    let mut object = json!({"apiVersion": resource.api_version(), "kind": kind, "metadata": metadata});
+    for (field, value) in entry.as_object().into_iter().flatten() {
+        object[field] = value.clone();
+    }
+    if insist == Insist::Role && object.get("rules").is_none() {
+        object["rules"] = Value::Null;
+    }
+    if insist == Insist::Binding {
+        object["roleRef"]["apiGroup"] = json!(RBAC_GROUP);
+        for subject in object["subjects"].as_array_mut().into_iter().flatten() {
+            if subject["kind"] != "ServiceAccount" {
+                subject["apiGroup"] = json!(RBAC_GROUP);
+            }
+        }
+    }
+    Wanted { resource, object, insist }
+}
+
+fn flow() -> Vec<Wanted> {
+    let wanted = |entry: Value| {
+        let resource: &'static Resource = if entry["kind"] == "FlowSchema" {
+            flowcontrol::FlowSchema::RESOURCE
+        } else {
+            flowcontrol::PriorityLevelConfiguration::RESOURCE
+        };
+        let object = json!({
+            "apiVersion": resource.api_version(),
+            "kind": entry["kind"],
+            "metadata": {"name": entry["name"], "annotations": {FLOW_AUTOUPDATE: "true"}},
+            "spec": entry["spec"],
+        });
+        Wanted { resource, object, insist: Insist::Spec }
+    };
+    entries(FLOW).into_iter().map(wanted).collect()
+}
+
+fn priority_classes() -> Vec<Wanted> {
+    let class = |name: &str, value: i64, description: &str| Wanted {
+        resource: scheduling::PriorityClass::RESOURCE,
+        object: json!({
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": name},
+            "value": value,
+            "description": description,
+        }),
+        insist: Insist::Existence,
+    };
+    vec![
+        class(
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
+        class(
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+    ]
+}
+
+/// The Service `kubernetes` and where it leads: to this apiserver.
+fn kubernetes_service(settings: &Settings) -> Vec<Wanted> {
+    let address = settings.advertise_address;
+    let port = json!({"name": "https", "port": settings.secure_port, "protocol": "TCP"});
+    let service_ip = settings.service_ranges.first().and_then(|range| range.hosts().next());
+    let mut service = json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"component": "apiserver", "provider": "kubernetes"},
+        },
+        "spec": {
+            "ports": [{"name": "https", "port": SERVICE_PORT, "protocol": "TCP", "targetPort": settings.secure_port}],
+            "sessionAffinity": "None",
+            "type": "ClusterIP",
+        },
+    });
+    if let Some(ip) = service_ip {
+        service["spec"]["clusterIP"] = json!(ip);
+        service["spec"]["clusterIPs"] = json!([ip]);
+    }
+    let endpoints = json!({
+        "apiVersion": "v1",
+        "kind": "Endpoints",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
+        },
+        "subsets": [{"addresses": [{"ip": address}], "ports": [port]}],
+    });
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": "kubernetes",
+            "namespace": "default",
+            "labels": {"kubernetes.io/service-name": "kubernetes"},
+        },
+        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+        "ports": [port],
+    });
+    let wanted = |resource, object, insist| Wanted { resource, object, insist };
+    vec![
+        wanted(core::Service::RESOURCE, service, Insist::Existence),
+        wanted(core::Endpoints::RESOURCE, endpoints, Insist::Fields(&["subsets"])),
+        wanted(discovery::EndpointSlice::RESOURCE, slice, Insist::Fields(&["endpoints", "ports"])),
+    ]
+}
+
+fn service_cidr(settings: &Settings) -> Wanted {
+    let object = json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "ServiceCIDR",
+        "metadata": {"name": "kubernetes"},
+        "spec": {"cidrs": settings.service_ranges.iter().map(ToString::to_string).collect::<Vec<_>>()},
+    });
+    Wanted { resource: networking::ServiceCIDR::RESOURCE, object, insist: Insist::Existence }
+}
+
+fn extension_authentication(settings: &Settings) -> Wanted {
+    let mut data = json!({});
+    if let Some(pem) = &settings.client_ca {
+        data["client-ca-file"] = json!(pem);
+    }
+    let object = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
+        "data": data,
+    });
+    Wanted { resource: core::ConfigMap::RESOURCE, object, insist: Insist::Fields(&["data"]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> Settings {
+        Settings {
+            advertise_address: "192.0.2.2".parse().expect("an address"),
+            secure_port: 6443,
+            service_ranges: vec!["10.96.0.0/16".parse().expect("a range")],
+            client_ca: Some("PEM".to_owned()),
+        }
+    }
+
+    #[test]
+    fn every_object_has_its_head() {
+        let all: Vec<Wanted> = namespaces().into_iter().chain(objects(&settings())).collect();
+        for wanted in &all {
+            assert_eq!(wanted.object["apiVersion"], wanted.resource.api_version());
+            assert_eq!(wanted.object["kind"], wanted.resource.kind.as_ref());
+            assert!(wanted.object["metadata"]["name"].is_string(), "{}", wanted.object);
+            assert_eq!(wanted.object["metadata"]["namespace"].is_string(), wanted.resource.is_namespaced());
+        }
+        let count = |kind: &str| all.iter().filter(|wanted| wanted.resource.kind == kind).count();
+        assert_eq!([count("ClusterRole"), count("ClusterRoleBinding"), count("FlowSchema")], [70, 51, 11]);
+    }
+
+    #[test]
+    fn the_kubernetes_service_has_the_first_address() {
+        let all = objects(&settings());
+        let service = all.iter().find(|wanted| wanted.resource.kind == "Service").expect("a Service");
+        assert_eq!(service.object["spec"]["clusterIP"], "10.96.0.1");
+        assert!(node_rules().len() > 20);
+    }
+}
