@@ -1,1 +1,11 @@
+//! The apiserver over a real etcd, asked by raw HTTP and stock kubectl. Each test names the
+//! line of the API's semantics that it proves.
 
+mod authorisation;
+mod bad_input;
+mod discovery;
+mod lists;
+mod operation;
+mod patches;
+mod watches;
+mod writes;
