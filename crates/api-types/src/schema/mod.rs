@@ -10,8 +10,8 @@ use std::{
 
 use crate::resources::{Resource, Text};
 
-mod decode;
-mod parse;
+pub mod decode;
+pub mod parse;
 mod table;
 
 pub use decode::{DecodeError, Decoded, Problem, decode};
