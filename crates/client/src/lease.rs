@@ -6,7 +6,7 @@
 //!
 //! Source: client-go/tools/leaderelection, resourcelock/leaselock.go.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use api_types::{
     Key,
@@ -33,6 +33,8 @@ pub struct LeaseConfig {
     /// How long the leader tries to renew before it steps down.
     pub renew_deadline: Duration,
     pub retry_period: Duration,
+    /// What the leader says of itself, such as where it answers.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl LeaseConfig {
@@ -44,6 +46,7 @@ impl LeaseConfig {
             lease_duration: Duration::from_secs(15),
             renew_deadline: Duration::from_secs(10),
             retry_period: Duration::from_secs(2),
+            annotations: BTreeMap::new(),
         }
     }
     fn key(&self) -> Key {
@@ -117,6 +120,7 @@ fn written(observed: &Observed, action: Action, config: &LeaseConfig, now: Times
         },
         spec: None,
     });
+    lease.metadata.annotations.get_or_insert_default().extend(config.annotations.clone());
     let spec = lease.spec.get_or_insert_default();
     let transitions = spec.lease_transitions.unwrap_or_default();
     if action != Action::Renew {

@@ -12,6 +12,7 @@ use std::{
 
 use clap::{Args, Parser, ValueEnum};
 use client::{Client, Config, ConfigError, LeaseConfig};
+use diagnosis::ADDRESS_ANNOTATION;
 
 use crate::{config_file, tls};
 
@@ -145,17 +146,21 @@ pub struct LeaderElectionFlags {
 }
 
 impl LeaderElectionFlags {
-    /// The election of `component`. The identity is host name and a random part, as upstream's.
-    pub fn lease(&self, component: &str) -> LeaseConfig {
+    /// The election of `component`. Who holds a port of this machine is one process, so its address
+    /// is an identity that a restarted daemon keeps: it goes on leading at once. Without a port the
+    /// identity is host name and a random part, as upstream's.
+    pub fn lease(&self, component: &str, address: Option<SocketAddr>) -> LeaseConfig {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let identity = format!("{}_{}", host.trim(), uuid());
+        let distinction = address.map_or_else(uuid, |address| address.to_string());
+        let told = address.filter(|address| !address.ip().is_unspecified());
         LeaseConfig {
             namespace: self.leader_elect_resource_namespace.clone(),
             name: self.leader_elect_resource_name.clone().unwrap_or_else(|| component.to_owned()),
-            identity,
+            identity: format!("{}_{distinction}", host.trim()),
             lease_duration: self.leader_elect_lease_duration,
             renew_deadline: self.leader_elect_renew_deadline,
             retry_period: self.leader_elect_retry_period,
+            annotations: told.map(|it| (ADDRESS_ANNOTATION.to_owned(), it.to_string())).into_iter().collect(),
         }
     }
 }
