@@ -28,14 +28,16 @@ pub fn issue(cluster: &Cluster) -> anyhow::Result<()> {
     leaf(&etcd, &folder, "apiserver-etcd-client", client("kube-apiserver-etcd-client", None))?;
 
     let names = ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"];
-    let mut addresses = local.clone();
-    addresses.extend([IpAddr::from(cluster.service_address(1)), cluster.node_address(1).into()]);
+    let mut reachable = local;
+    reachable.push(cluster.node_address(1).into());
+    let mut addresses = reachable.clone();
+    addresses.push(cluster.service_address(1).into());
     let dns_names = names.iter().chain(&["localhost"]).map(|name| (*name).to_owned()).collect();
     leaf(&ca, &folder, "apiserver", Leaf { addresses, dns_names, usage: Usage::Server, ..server("kube-apiserver") })?;
     leaf(&ca, &folder, "apiserver-kubelet-client", client("kube-apiserver-kubelet-client", Some("system:masters")))?;
 
     for (file, user, group) in CLIENTS {
-        let certificate = Leaf { addresses: local.clone(), usage: Usage::Both, ..client(user, *group) };
+        let certificate = Leaf { addresses: reachable.clone(), usage: Usage::Both, ..client(user, *group) };
         leaf(&ca, &folder, file, certificate)?;
         kubeconfig(cluster, file, "127.0.0.1".parse()?)?;
     }

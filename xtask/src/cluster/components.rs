@@ -94,6 +94,7 @@ pub fn controller_manager(cluster: &Cluster) -> Component {
     let pki = cluster.pki();
     Flags::of(binary("kube-controller-manager"))
         .file("kubeconfig", cluster.kubeconfig("controller-manager"))
+        .set("bind-address", cluster.node_address(1))
         .set("secure-port", cluster.port(10257))
         .serving(cluster, "controller-manager")
         .set("allocate-node-cidrs", true)
@@ -109,6 +110,7 @@ pub fn controller_manager(cluster: &Cluster) -> Component {
 pub fn scheduler(cluster: &Cluster) -> Component {
     Flags::of(binary("kube-scheduler"))
         .file("kubeconfig", cluster.kubeconfig("scheduler"))
+        .set("bind-address", cluster.node_address(1))
         .set("secure-port", cluster.port(10259))
         .serving(cluster, "scheduler")
         .named("kube-scheduler")
