@@ -1,1 +1,175 @@
-//! Under construction.
+//! What a kind does differently, as pure functions over JSON. [`rules`] is the one place
+//! where kinds are told apart; a kind that is not named there is [`PLAIN`].
+
+use api_types::{FieldError, Resource, names};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use meta::NameRule;
+use path::Errors;
+
+pub mod config;
+pub mod edit;
+pub mod event;
+pub mod meta;
+pub mod namespace;
+pub mod node;
+pub mod path;
+pub mod pod;
+pub mod rbac;
+pub mod selector;
+pub mod service;
+pub mod small;
+pub mod storage;
+pub mod workload;
+
+/// What happens to dependents when the deleter does not say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    Background,
+    Orphan,
+}
+
+/// Plain fn pointers; [`PLAIN`] for kinds that do not differ.
+#[derive(Clone, Copy)]
+pub struct Rules {
+    /// What names look like.
+    pub name: NameRule,
+    /// On every decode: create, update, and stored objects.
+    pub default: fn(&mut Value),
+    /// After name, uid and creationTimestamp are set, before validation.
+    pub prepare_create: fn(&mut Value),
+    /// (new, old): keeps the status, counts generations.
+    pub prepare_update: fn(&mut Value, &Value),
+    /// (new, old): takes the status only.
+    pub prepare_status_update: fn(&mut Value, &Value),
+    /// Everything but the metadata, which [`meta`] checks for every kind.
+    pub validate: fn(&Value) -> Vec<FieldError>,
+    /// (new, old)
+    pub validate_update: fn(&Value, &Value) -> Vec<FieldError>,
+    /// (new, old)
+    pub validate_status_update: fn(&Value, &Value) -> Vec<FieldError>,
+    /// Texts for `Warning` headers on create and update.
+    pub warnings: fn(&Value) -> Vec<String>,
+    /// Values of the selectable fields besides metadata.name and metadata.namespace.
+    pub selectable: fn(&Value) -> Vec<(&'static str, String)>,
+    pub selectable_names: &'static [&'static str],
+    /// PUT of an absent object creates it.
+    pub create_on_update: bool,
+    /// PUT without a resourceVersion replaces whatever is there.
+    pub unconditional_update: bool,
+    /// (object, requested seconds): `Some(grace)` where deletion gives notice first.
+    pub graceful: fn(&Value, Option<i64>) -> Option<i64>,
+    pub default_propagation: Propagation,
+    /// DELETE answers with the object where other kinds answer with a Status.
+    pub returns_deleted: bool,
+}
+
+pub const PLAIN: Rules = Rules {
+    name: names::dns1123_subdomain,
+    default: |_| {},
+    prepare_create: |_| {},
+    prepare_update: |_, _| {},
+    prepare_status_update: take_status,
+    validate: |_| Vec::new(),
+    validate_update: |_, _| Vec::new(),
+    validate_status_update: |_, _| Vec::new(),
+    warnings: |_| Vec::new(),
+    selectable: |_| Vec::new(),
+    selectable_names: &[],
+    create_on_update: false,
+    unconditional_update: true,
+    graceful: |_, _| None,
+    default_propagation: Propagation::Background,
+    returns_deleted: false,
+};
+
+/// What `resource` does differently.
+pub fn rules(resource: &Resource) -> Rules {
+    match (resource.group.as_ref(), resource.plural.as_ref()) {
+        ("", "configmaps") => config::CONFIG_MAP,
+        ("", "endpoints") => small::ENDPOINTS,
+        ("", "events") | ("events.k8s.io", "events") => event::RULES,
+        ("", "limitranges") => small::LIMIT_RANGE,
+        ("", "namespaces") => namespace::RULES,
+        ("", "nodes") => node::RULES,
+        ("", "persistentvolumeclaims") => storage::claim::RULES,
+        ("", "persistentvolumes") => storage::volume::RULES,
+        ("", "pods") => pod::RULES,
+        ("", "podtemplates") => workload::POD_TEMPLATE,
+        ("", "replicationcontrollers") => workload::REPLICATION_CONTROLLER,
+        ("", "resourcequotas") => small::RESOURCE_QUOTA,
+        ("", "secrets") => config::SECRET,
+        ("", "serviceaccounts") => config::SERVICE_ACCOUNT,
+        ("", "services") => service::RULES,
+        ("apps", "daemonsets") => workload::DAEMON_SET,
+        ("apps", "deployments") => workload::DEPLOYMENT,
+        ("apps", "replicasets") => workload::REPLICA_SET,
+        ("apps", "statefulsets") => workload::STATEFUL_SET,
+        ("batch", "cronjobs") => workload::cron_job::RULES,
+        ("batch", "jobs") => workload::job::RULES,
+        ("rbac.authorization.k8s.io", "clusterrolebindings") => rbac::CLUSTER_ROLE_BINDING,
+        ("rbac.authorization.k8s.io", "clusterroles") => rbac::CLUSTER_ROLE,
+        ("rbac.authorization.k8s.io", "rolebindings") => rbac::ROLE_BINDING,
+        ("rbac.authorization.k8s.io", "roles") => rbac::ROLE,
+        ("storage.k8s.io", "csidrivers") => storage::CSI_DRIVER,
+        ("storage.k8s.io", "storageclasses") => storage::STORAGE_CLASS,
+        ("storage.k8s.io", "volumeattachments") => storage::VOLUME_ATTACHMENT,
+        _ => PLAIN,
+    }
+}
+
+/// The status comes from the new object and all else from the old one, but for the metadata: built-in kinds let
+/// labels and annotations be written through the status, too.
+fn take_status(new: &mut Value, old: &Value) {
+    let mut kept = old.clone();
+    let (Some(new), Some(kept_fields)) = (new.as_object_mut(), kept.as_object_mut()) else { return };
+    for field in ["metadata", "status"] {
+        match new.remove(field) {
+            Some(value) => kept_fields.insert(field.to_owned(), value),
+            None => kept_fields.remove(field),
+        };
+    }
+    *new = std::mem::take(kept_fields);
+    let generation = old.pointer("/metadata/generation").cloned();
+    if let Some(meta) = new.get_mut("metadata").and_then(Value::as_object_mut) {
+        match generation {
+            Some(generation) => meta.insert("generation".to_owned(), generation),
+            None => meta.remove("generation"),
+        };
+    }
+}
+
+/// Validates an object as its typed struct.
+fn check<T: DeserializeOwned>(object: &Value, validate: fn(&T, &mut Errors)) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    match T::deserialize(object) {
+        Ok(object) => validate(&object, &mut errors),
+        Err(error) => errors.0.push(FieldError::type_invalid("", "", error.to_string())),
+    }
+    errors.0
+}
+
+/// Errors as tests compare them.
+#[cfg(test)]
+fn texts(errors: Vec<FieldError>) -> Vec<String> {
+    errors.iter().map(|error| format!("{}: {}", error.field, error.message())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_update_takes_the_status() {
+        let old = json!({"metadata": {"generation": 1}, "spec": {"a": 1}, "status": {"b": 1}});
+        let mut new = json!({"metadata": {"generation": 5, "annotations": {"x": "y"}}, "spec": {"a": 2}, "status": {"b": 2}});
+        take_status(&mut new, &old);
+        assert_eq!(
+            new,
+            json!({"metadata": {"generation": 1, "annotations": {"x": "y"}}, "spec": {"a": 1}, "status": {"b": 2}})
+        );
+    }
+}

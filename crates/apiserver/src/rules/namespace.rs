@@ -1,0 +1,90 @@
+//! Namespaces: active with the server's finalizer, and emptied before they go.
+//!
+//! Source: pkg/registry/core/namespace/strategy.go.
+
+use serde_json::{Value, json};
+
+use super::{
+    PLAIN, Rules,
+    edit::{child, copy, fill_text, list, remove, set, text, text_at},
+};
+
+/// Kept until the namespace controller has deleted everything in the namespace.
+pub const FINALIZER: &str = "kubernetes";
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+pub const RULES: Rules = Rules {
+    default,
+    prepare_create,
+    prepare_update,
+    selectable: |namespace| {
+        vec![
+            ("name", text_at(namespace, "/metadata/name").to_owned()),
+            ("status.phase", text_at(namespace, "/status/phase").to_owned()),
+        ]
+    },
+    selectable_names: &["name", "status.phase"],
+    ..PLAIN
+};
+
+fn default(namespace: &mut Value) {
+    fill_text(child(namespace, "status"), "phase", "Active");
+    child(namespace, "spec");
+    let name = text_at(namespace, "/metadata/name").to_owned();
+    if !name.is_empty() {
+        set(child(child(namespace, "metadata"), "labels"), NAME_LABEL, name);
+    }
+}
+
+fn prepare_create(namespace: &mut Value) {
+    set(namespace, "status", json!({ "phase": "Active" }));
+    let spec = child(namespace, "spec");
+    if !list(spec, "finalizers").iter().any(|finalizer| finalizer == FINALIZER) {
+        let mut finalizers = list(spec, "finalizers").to_vec();
+        finalizers.push(FINALIZER.into());
+        set(spec, "finalizers", finalizers);
+    }
+    default(namespace);
+}
+
+/// Finalizers change only through /finalize.
+fn prepare_update(new: &mut Value, old: &Value) {
+    copy(new, old, "status");
+    copy(new, old, "spec");
+}
+
+/// What /finalize may write: the finalizers of the spec.
+pub fn prepare_finalize(new: &mut Value, old: &Value) {
+    copy(new, old, "status");
+}
+
+/// A namespace is gone when deletion was asked for and nobody holds it.
+pub fn is_finalized(namespace: &Value) -> bool {
+    !text_at(namespace, "/metadata/deletionTimestamp").is_empty()
+        && namespace.get("spec").is_none_or(|spec| list(spec, "finalizers").is_empty())
+}
+
+/// What a delete makes of a namespace that still holds finalizers.
+pub fn terminate(namespace: &mut Value) {
+    let status = child(namespace, "status");
+    if text(status, "phase") != "Terminating" {
+        set(status, "phase", "Terminating");
+    }
+    remove(child(namespace, "metadata"), "deletionGracePeriodSeconds");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_new_namespace_is_active_and_held() {
+        let mut namespace = json!({"metadata": {"name": "n"}, "status": {"phase": "Terminating"}});
+        prepare_create(&mut namespace);
+        assert_eq!(
+            namespace,
+            json!({"metadata": {"name": "n", "labels": {"kubernetes.io/metadata.name": "n"}},
+                "spec": {"finalizers": ["kubernetes"]}, "status": {"phase": "Active"}})
+        );
+    }
+}
