@@ -1,1 +1,107 @@
-//! Under construction.
+//! The command line, with upstream's names where the flag exists there.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use daemon::{LogFlags, ServingFlags};
+use ipnet::IpNet;
+
+pub const DEFAULT_PORT: u16 = 6443;
+
+/// kube-apiserver: the cluster's API over HTTPS, its state in etcd.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "kube-apiserver", version)]
+pub struct Flags {
+    #[command(flatten)]
+    pub serving: ServingFlags,
+    #[command(flatten)]
+    pub log: LogFlags,
+    #[command(flatten)]
+    pub etcd: EtcdFlags,
+    #[command(flatten)]
+    pub tokens: TokenFlags,
+    #[command(flatten)]
+    pub kubelet: KubeletFlags,
+    #[command(flatten)]
+    pub services: ServiceFlags,
+    #[command(flatten)]
+    pub access: AccessFlags,
+    /// The address under which the cluster reaches this server.
+    #[arg(long)]
+    pub advertise_address: Option<std::net::IpAddr>,
+    #[arg(long, default_value_t = 400)]
+    pub max_requests_inflight: usize,
+    #[arg(long, default_value_t = 200)]
+    pub max_mutating_requests_inflight: usize,
+    /// Time for a request that is no watch.
+    #[arg(long, value_parser = daemon::flags::duration, default_value = "60s")]
+    pub request_timeout: std::time::Duration,
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub allow_privileged: bool,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct EtcdFlags {
+    /// `https://host:port`, separated by commas.
+    #[arg(long, value_delimiter = ',', required = true)]
+    pub etcd_servers: Vec<String>,
+    #[arg(long)]
+    pub etcd_cafile: Option<PathBuf>,
+    #[arg(long)]
+    pub etcd_certfile: Option<PathBuf>,
+    #[arg(long)]
+    pub etcd_keyfile: Option<PathBuf>,
+    #[arg(long, default_value = "/registry")]
+    pub etcd_prefix: String,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct TokenFlags {
+    /// Keys that verify ServiceAccount tokens.
+    #[arg(long)]
+    pub service_account_key_file: Vec<PathBuf>,
+    /// The key that signs them.
+    #[arg(long)]
+    pub service_account_signing_key_file: Option<PathBuf>,
+    /// The first is the one in new tokens.
+    #[arg(long, default_value = "https://kubernetes.default.svc.cluster.local")]
+    pub service_account_issuer: Vec<String>,
+    /// Who the tokens are for; the issuers if not given.
+    #[arg(long, value_delimiter = ',')]
+    pub api_audiences: Vec<String>,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct KubeletFlags {
+    #[arg(long)]
+    pub kubelet_certificate_authority: Option<PathBuf>,
+    #[arg(long)]
+    pub kubelet_client_certificate: Option<PathBuf>,
+    #[arg(long)]
+    pub kubelet_client_key: Option<PathBuf>,
+    #[arg(long, value_delimiter = ',', default_value = "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP")]
+    pub kubelet_preferred_address_types: Vec<String>,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServiceFlags {
+    /// One network, or one of each family.
+    #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16")]
+    pub service_cluster_ip_range: Vec<IpNet>,
+    /// `first-last`.
+    #[arg(long, default_value = "30000-32767")]
+    pub service_node_port_range: String,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct AccessFlags {
+    #[arg(long, value_delimiter = ',', default_value = "Node,RBAC")]
+    pub authorization_mode: Vec<String>,
+    #[arg(long, value_delimiter = ',')]
+    pub enable_admission_plugins: Vec<String>,
+    #[arg(long, value_delimiter = ',')]
+    pub disable_admission_plugins: Vec<String>,
+    /// Requests without credentials may ask for health only, whatever this says.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub anonymous_auth: bool,
+}

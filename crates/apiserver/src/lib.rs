@@ -3,6 +3,7 @@
 
 pub mod admission;
 pub mod allocate;
+pub mod assemble;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -10,8 +11,11 @@ pub mod codec;
 pub mod columns;
 pub mod discovery;
 pub mod flags;
+pub mod health;
 pub mod kinds;
+pub mod metrics;
 pub mod openapi;
+pub mod paths;
 pub mod reader;
 pub mod request;
 pub mod rules;

@@ -1,1 +1,31 @@
-fn main() {}
+//! kube-apiserver: read the flags, build, serve until a signal, drain.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use apiserver::{
+    assemble::assemble,
+    flags::{DEFAULT_PORT, Flags},
+    serve::Front,
+};
+use tokio_util::task::TaskTracker;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let flags: Flags = daemon::flags::parse();
+    daemon::start("kube-apiserver", &flags.log);
+    let shutdown = daemon::shutdown();
+    let tls = flags.serving.tls("kube-apiserver").context("TLS of the API's port")?;
+    let address = flags.serving.address(DEFAULT_PORT).context("--secure-port may not be 0")?;
+    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    tracing::info!(%address, "serving");
+    let tasks = TaskTracker::new();
+    let server = assemble(flags, shutdown, &tasks).await?;
+    Arc::new(Front::new(server)).serve(listener, tls).await;
+    tasks.close();
+    tasks.wait().await;
+    Ok(())
+}

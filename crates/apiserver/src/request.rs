@@ -1,7 +1,7 @@
 //! URI and method -> what is asked of which object. Pure; the same reading serves
 //! authorisation, dispatch, metrics and audit, so they cannot disagree.
 
-use api_types::Key;
+use api_types::{Key, options::Query};
 use http::{Method, Uri};
 
 /// A request line, read.
@@ -31,39 +31,6 @@ pub struct Target {
     pub subpath: String,
     /// For authorisation: the name, or the one that a field selector `metadata.name=x` narrows a collection to.
     pub authorized_name: String,
-}
-
-/// Query parameters, decoded, in the order sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Query(Vec<(String, String)>);
-
-impl Query {
-    pub fn parse(query: &str) -> Self {
-        let decode = |text: &str| percent_decoded(&text.replace('+', " "));
-        let pairs = query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (decode(name), decode(value))
-        });
-        Self(pairs.collect())
-    }
-    /// The first value of a parameter.
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
-    }
-    /// The first value, or `""`.
-    pub fn text(&self, name: &str) -> &str {
-        self.get(name).unwrap_or_default()
-    }
-    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(n, _)| n == name).map(|(_, value)| value.as_str())
-    }
-    pub fn pairs(&self) -> &[(String, String)] {
-        &self.0
-    }
-    /// As conversion-gen reads a bool: present and not `false` or `0`.
-    pub fn is_set(&self, name: &str) -> bool {
-        self.get(name).is_some_and(|value| !matches!(value.to_ascii_lowercase().as_str(), "false" | "0"))
-    }
 }
 
 const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
@@ -141,7 +108,7 @@ fn resource_verb(method: &Method, mut target: Target, is_watch_path: bool, query
         _ if is_watch_path => "watch",
         "POST" => "create",
         "GET" | "HEAD" if has_name => "get",
-        "GET" | "HEAD" if query.is_set("watch") => "watch",
+        "GET" | "HEAD" if query.flag("watch") == Some(true) => "watch",
         "GET" | "HEAD" => "list",
         "PUT" => "update",
         "PATCH" => "patch",

@@ -1,1 +1,245 @@
-//! Under construction.
+//! HTTPS: accept, TLS, and the layers that every request passes, in order. What a request
+//! asks for is decided in `request`, what it gets in `verbs` and `paths`.
+
+use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use api_types::{ApiError, options::Query};
+use daemon::tls::ReloadingServerConfig;
+use futures::FutureExt;
+use http::{HeaderValue, Method, Response, header};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::{conn::auto, graceful::GracefulShutdown},
+};
+use rustls::pki_types::CertificateDer;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{
+    authn::{self, User, impersonation},
+    authz::Attributes,
+    codec::{
+        accept::{self, Accepted, Shapes},
+        body::Body,
+        reply,
+    },
+    paths,
+    request::{self, Request},
+    server::Server,
+    verbs,
+};
+
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(32);
+/// client-go multiplexes all its watches on one connection; upstream's figure.
+const STREAMS_MAX: u32 = 1000;
+const STREAM_WINDOW_BYTES: u32 = 256 << 10;
+const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * 25;
+/// What a slow reader may hold back per stream.
+const SEND_BUFFER_BYTES: usize = 256 << 10;
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
+/// Requests that are under way when the server stops get this long.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+const RETRY_AFTER_S: i32 = 1;
+
+/// A client's verified certificate chain.
+type Peer = Option<Arc<Vec<CertificateDer<'static>>>>;
+
+/// The server and the places for requests in flight.
+pub struct Front {
+    server: Arc<Server>,
+    reading: Arc<Semaphore>,
+    writing: Arc<Semaphore>,
+}
+
+impl Front {
+    pub fn new(server: Arc<Server>) -> Self {
+        let reading = Arc::new(Semaphore::new(server.flags.max_requests_inflight));
+        let writing = Arc::new(Semaphore::new(server.flags.max_mutating_requests_inflight));
+        Self { server, reading, writing }
+    }
+
+    /// Serves until the server's shutdown, then drains: readyz fails, watches end, connections are told to go away.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: ReloadingServerConfig) {
+        let graceful = Arc::new(GracefulShutdown::new());
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.server.shutdown.cancelled() => break,
+            };
+            match accepted {
+                Ok((stream, _)) => {
+                    let acceptor = TlsAcceptor::from(tls.current());
+                    // Ends with its connection, which the graceful shutdown closes.
+                    tokio::spawn(self.clone().connection(stream, acceptor, graceful.clone()));
+                }
+                // Out of file descriptors: the next one may have better luck.
+                Err(error) => {
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+        drop(listener);
+        let graceful = loop_until_unshared(graceful).await;
+        if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
+            tracing::warn!("requests were still under way at the end");
+        }
+    }
+
+    async fn connection(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor, graceful: Arc<GracefulShutdown>) {
+        // Small frames of watches must not wait for acknowledgements; a socket without the option works too.
+        let _ = stream.set_nodelay(true);
+        let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
+            Err(_) => return tracing::debug!("TLS handshake timed out"),
+        };
+        let peer: Peer = stream.get_ref().1.peer_certificates().map(|chain| Arc::new(chain.to_vec()));
+        let front = self.clone();
+        let service = service_fn(move |http| {
+            let (front, peer) = (front.clone(), peer.clone());
+            async move { Ok::<_, Infallible>(front.answer(http, peer).await) }
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ_TIMEOUT);
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(STREAMS_MAX)
+            .initial_stream_window_size(STREAM_WINDOW_BYTES)
+            .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+            .max_send_buf_size(SEND_BUFFER_BYTES)
+            .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
+        let watched = graceful.watch(connection);
+        drop(graceful);
+        if let Err(error) = watched.await {
+            tracing::debug!(%error, "a connection ended");
+        }
+    }
+
+    /// The layers, outermost first.
+    async fn answer(&self, http: http::Request<Incoming>, peer: Peer) -> Response<Body> {
+        let started = Instant::now();
+        let request = request::read(http.method(), http.uri());
+        // Audit-Id: the client may bring its own, so that it can be followed through aggregated servers.
+        let audit_id = audit_id(&http);
+        let method = http.method().clone();
+        // Errors are worded in the client's format, if that is one of ours.
+        let format = accept::negotiate(http.headers(), &request.query, Shapes::ObjectOnly).unwrap_or(Accepted::JSON);
+        // Panic: it ends the request, not the server.
+        let answered = AssertUnwindSafe(self.limited(&request, http, peer)).catch_unwind().await;
+        let mut response = match answered {
+            Ok(Ok(response)) => response,
+            Ok(Err(refusal)) => reply::refusal(&refusal, &format),
+            Err(_) => reply::refusal(&ApiError::internal("the server panicked; see its log"), &format),
+        };
+        let headers = response.headers_mut();
+        headers.insert("Audit-Id", audit_id);
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+        // Trace: one line per request, and upstream's metrics.
+        let (took, code) = (started.elapsed(), response.status().as_u16());
+        tracing::debug!(%method, path = request.path, code, took_us = took.as_micros() as u64, "answered");
+        self.server.metrics.answered(&request, code, took);
+        response
+    }
+
+    /// Places in flight and time; what runs long (watches, streams) is not limited by either.
+    async fn limited(
+        &self,
+        request: &Request,
+        http: http::Request<Incoming>,
+        peer: Peer,
+    ) -> Result<Response<Body>, ApiError> {
+        if is_long_running(request) {
+            return self.authorized(request, http, peer).await;
+        }
+        let _place = self.place(http.method())?;
+        match timeout(self.server.flags.request_timeout, Box::pin(self.authorized(request, http, peer))).await {
+            Ok(result) => result,
+            Err(_) => {
+                let why = "Timeout: request did not complete within the allotted timeout";
+                Err(ApiError::timeout(why, RETRY_AFTER_S))
+            }
+        }
+    }
+
+    fn place(&self, method: &Method) -> Result<OwnedSemaphorePermit, ApiError> {
+        let is_reading = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+        let places = if is_reading { &self.reading } else { &self.writing };
+        places.clone().try_acquire_owned().map_err(|_| {
+            ApiError::too_many_requests("Too many requests, please try again later.", RETRY_AFTER_S)
+        })
+    }
+
+    /// Who asks, as whom, and may they? Then the request goes where it belongs.
+    async fn authorized(
+        &self,
+        request: &Request,
+        http: http::Request<Incoming>,
+        peer: Peer,
+    ) -> Result<Response<Body>, ApiError> {
+        let (parts, incoming) = http.into_parts();
+        let server = &self.server;
+        let chain = peer.as_ref().map(|chain| chain.as_slice());
+        let user = match server.authenticator.authenticate(&parts, chain)? {
+            Some(user) => user,
+            None => authn::anonymous(&request.path)?,
+        };
+        let user = impersonation::impersonate(&parts.headers, &user, &server.authorizer)?.unwrap_or(user);
+        server.authorizer.check(&user, &Attributes::of(request))?;
+        let http = http::Request::from_parts(parts, incoming);
+        self.dispatch(request, user, http).await
+    }
+
+    async fn dispatch(
+        &self,
+        request: &Request,
+        user: User,
+        http: http::Request<Incoming>,
+    ) -> Result<Response<Body>, ApiError> {
+        match &request.target {
+            Some(_) => verbs::dispatch(self.server.clone(), request.clone(), user, http).await,
+            None => paths::answer(&self.server, request, &http).await,
+        }
+    }
+}
+
+/// Connections still hold the tracker while they shake hands.
+async fn loop_until_unshared(mut graceful: Arc<GracefulShutdown>) -> GracefulShutdown {
+    loop {
+        match Arc::try_unwrap(graceful) {
+            Ok(graceful) => return graceful,
+            Err(shared) => graceful = shared,
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn audit_id(http: &http::Request<Incoming>) -> HeaderValue {
+    const LENGTH_MAX: usize = 64;
+    let sent = http.headers().get("Audit-Id").filter(|id| !id.is_empty() && id.len() <= LENGTH_MAX);
+    sent.cloned().unwrap_or_else(|| {
+        HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).expect("a uuid is a header value")
+    })
+}
+
+/// Source: `BasicLongRunningRequestCheck` and its use in the control plane.
+fn is_long_running(request: &Request) -> bool {
+    const SUBRESOURCES: [&str; 5] = ["attach", "exec", "proxy", "log", "portforward"];
+    let Some(target) = &request.target else { return false };
+    request.verb == "watch" || SUBRESOURCES.contains(&target.subresource.as_str())
+}
+
+/// The query of a request that has not been read yet.
+pub fn query(http: &http::Request<Incoming>) -> Query {
+    Query::parse(http.uri().query().unwrap_or_default())
+}

@@ -1,0 +1,97 @@
+//! Ties the server together: store, cache, who may do what, and the tasks behind them.
+
+use std::{path::Path, sync::Arc};
+
+use anyhow::{Context, Result};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    authn::{
+        Authenticator,
+        keys::{self, PublicKey},
+        token::{Issuer, Verifier},
+    },
+    authz::{Authorizer, Mode},
+    bootstrap,
+    flags::{Flags, TokenFlags},
+    health::Health,
+    kinds::Kinds,
+    metrics::Metrics,
+    server::Server,
+    store::{
+        Store,
+        etcd::{self, Etcd},
+    },
+    watch_cache::Cache,
+};
+
+/// Builds the server and starts what runs behind it on `tasks`. Does not wait for etcd.
+pub async fn assemble(flags: Flags, shutdown: CancellationToken, tasks: &TaskTracker) -> Result<Arc<Server>> {
+    let etcd = Etcd::connect(etcd_config(&flags)?).await.context("--etcd-servers")?;
+    let store: Arc<dyn Store> = Arc::new(etcd.clone());
+    let kinds = Arc::new(Kinds::built_in());
+    let cache = Arc::new(Cache::new(store.clone(), kinds.clone()));
+    let modes = flags.access.authorization_mode.iter().map(|mode| mode.parse::<Mode>());
+    let modes = modes.collect::<Result<Vec<Mode>, _>>().map_err(anyhow::Error::msg).context("--authorization-mode")?;
+    let authorizer = Authorizer::new(modes, bootstrap::objects::node_rules(), &*cache);
+    let verifier = verifier(&flags.tokens)?;
+    let issuer = issuer(&flags.tokens)?;
+    let server = Arc::new(Server {
+        authenticator: Authenticator::new(verifier, cache.clone()),
+        authorizer,
+        issuer,
+        kinds,
+        store,
+        cache: cache.clone(),
+        health: Health::default(),
+        metrics: Metrics::default(),
+        shutdown: shutdown.clone(),
+        flags,
+    });
+    // Reads of requests that are still draining need the cache: it stops with the process.
+    tasks.spawn(async move { cache.run(shutdown).await });
+    tasks.spawn(async move {
+        if let Err(error) = etcd.check_version().await {
+            tracing::warn!(%error, "etcd's version is not known");
+        }
+    });
+    Ok(server)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn etcd_config(flags: &Flags) -> Result<etcd::Config> {
+    let tls = match (&flags.etcd.etcd_cafile, &flags.etcd.etcd_certfile, &flags.etcd.etcd_keyfile) {
+        (Some(ca), Some(cert), Some(key)) => {
+            Some(etcd::Tls { ca_pem: read(ca)?, cert_pem: read(cert)?, key_pem: read(key)? })
+        }
+        (None, None, None) => None,
+        _ => anyhow::bail!("--etcd-cafile, --etcd-certfile and --etcd-keyfile go together"),
+    };
+    Ok(etcd::Config { endpoints: flags.etcd.etcd_servers.clone(), tls, prefix: flags.etcd.etcd_prefix.clone() })
+}
+
+fn audiences(flags: &TokenFlags) -> Vec<String> {
+    if flags.api_audiences.is_empty() { flags.service_account_issuer.clone() } else { flags.api_audiences.clone() }
+}
+
+fn verifier(flags: &TokenFlags) -> Result<Verifier> {
+    let mut public: Vec<PublicKey> = Vec::new();
+    for path in flags.service_account_key_file.iter().chain(&flags.service_account_signing_key_file) {
+        for key in keys::public_keys(&read(path)?).with_context(|| path.display().to_string())? {
+            if !public.iter().any(|known| known.id == key.id) {
+                public.push(key);
+            }
+        }
+    }
+    Ok(Verifier::new(public, flags.service_account_issuer.clone(), audiences(flags)))
+}
+
+fn issuer(flags: &TokenFlags) -> Result<Option<Issuer>> {
+    let Some(path) = &flags.service_account_signing_key_file else { return Ok(None) };
+    let key = keys::signing_key(&read(path)?).with_context(|| path.display().to_string())?;
+    let issuer = flags.service_account_issuer.first().context("--service-account-issuer is empty")?;
+    Ok(Some(Issuer::new(key, issuer.clone(), audiences(flags))))
+}

@@ -1,0 +1,279 @@
+//! Replies: objects, lists and refusals in the format and shape that the client wants.
+//! What is asked for as it is stored is copied, never decoded.
+
+use std::{io::Write, sync::Arc};
+
+use api_types::{ApiError, Resource, jiff::Timestamp, table::IncludeObject};
+use bytes::Bytes;
+use flate2::{Compression, write::GzEncoder};
+use futures::stream;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::{
+    accept::{Accepted, Format, Shape},
+    body::{self, Body},
+    encode,
+};
+use crate::{columns, kinds::Kind, watch_cache::Item};
+
+/// Replies from this size on are compressed if the client can read that; upstream's figure.
+const GZIP_BYTES_MIN: usize = 128 << 10;
+/// A list is sent in pieces of about this size.
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// What an item is longer than its stored form, at most: the revision and a comma.
+const SPLICED_BYTES_MAX: usize = 48;
+
+/// A page of a list.
+#[derive(Debug)]
+pub struct Listing {
+    pub items: Vec<Arc<Item>>,
+    pub revision: u64,
+    pub continue_token: Option<String>,
+    pub remaining: Option<u64>,
+}
+
+/// How a reply's objects are to look.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    pub kind: &'a Kind,
+    pub accepted: Accepted,
+    /// For tables.
+    pub include: IncludeObject,
+}
+
+/// One stored object.
+pub fn item(status: StatusCode, view: View<'_>, item: &Item) -> Result<Response<Body>, ApiError> {
+    readable(view.kind, item)?;
+    if view.accepted.is_plain() && view.kind.view.is_none() {
+        let mut bytes = Vec::with_capacity(item.stored().len() + 40);
+        encode::splice(&mut bytes, item.split(), item.revision);
+        return Ok(sized(status, &view.accepted, bytes));
+    }
+    let mut object = item.decode();
+    if let Some(convert) = view.kind.view {
+        (convert.from_stored)(&mut object);
+    }
+    Ok(shaped(status, view, object))
+}
+
+/// One object in the version of its row.
+pub fn shaped(status: StatusCode, view: View<'_>, object: Value) -> Response<Body> {
+    let object = match view.accepted.shape {
+        Shape::Object => object,
+        Shape::Partial => partial(object),
+        Shape::Table => {
+            let metadata = json!({ "resourceVersion": object["metadata"]["resourceVersion"] });
+            table(&view.kind.resource, metadata, view.include, [&object], Timestamp::now())
+        }
+    };
+    value(status, &view.accepted, &object)
+}
+
+/// Any value.
+pub fn value(status: StatusCode, accepted: &Accepted, value: &Value) -> Response<Body> {
+    sized(status, accepted, rendered(accepted, value))
+}
+
+pub fn rendered(accepted: &Accepted, value: &Value) -> Vec<u8> {
+    let bytes = match accepted.format {
+        Format::Json if accepted.is_pretty => serde_json::to_vec_pretty(value),
+        Format::Json => serde_json::to_vec(value),
+        Format::Yaml => return serde_saphyr::to_string(value).unwrap_or_default().into_bytes(),
+    };
+    bytes.expect("JSON values always serialise into memory")
+}
+
+/// A refusal, in JSON unless the client reads only YAML.
+pub fn refusal(error: &ApiError, accepted: &Accepted) -> Response<Body> {
+    let status = status(error);
+    let code = StatusCode::from_u16(error.code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let accepted = Accepted { shape: Shape::Object, ..*accepted };
+    let mut response = value(code, &accepted, &status);
+    if let Some(seconds) = error.0.details.as_ref().and_then(|details| details.retry_after_seconds) {
+        response.headers_mut().insert(header::RETRY_AFTER, seconds.into());
+    }
+    response
+}
+
+/// A refusal as an object.
+pub fn status(error: &ApiError) -> Value {
+    let mut status = serde_json::to_value(&error.0).expect("a Status serialises");
+    status["apiVersion"] = "v1".into();
+    status["kind"] = "Status".into();
+    if !status["metadata"].is_object() {
+        status["metadata"] = json!({});
+    }
+    status
+}
+
+/// Adds `Warning: 299` headers.
+pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
+    for warning in warnings {
+        let text: String = warning.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let quoted = text.replace('\\', r"\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+            response.headers_mut().append(header::WARNING, value);
+        }
+    }
+}
+
+/// A page of a list, as a stream.
+pub fn list(view: View<'_>, listing: Listing) -> Result<Response<Body>, ApiError> {
+    for item in &listing.items {
+        readable(view.kind, item)?;
+    }
+    let mut metadata = json!({ "resourceVersion": listing.revision.to_string() });
+    if let Some(token) = listing.continue_token {
+        metadata["continue"] = token.into();
+    }
+    if let Some(remaining) = listing.remaining {
+        metadata["remainingItemCount"] = remaining.into();
+    }
+    let resource = &view.kind.resource;
+    if view.accepted.is_plain() && view.kind.view.is_none() {
+        let head = format!(
+            r#"{{"kind":"{}","apiVersion":"{}","metadata":{metadata},"items":["#,
+            resource.list_kind(),
+            resource.api_version()
+        );
+        return Ok(streamed(&view.accepted, head.into_bytes(), listing.items));
+    }
+    let objects = listing.items.iter().map(|item| {
+        let mut object = item.decode();
+        if let Some(convert) = view.kind.view {
+            (convert.from_stored)(&mut object);
+        }
+        object
+    });
+    let list = match view.accepted.shape {
+        Shape::Table => {
+            let objects: Vec<Value> = objects.collect();
+            table(resource, metadata, view.include, &objects, Timestamp::now())
+        }
+        Shape::Partial => json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
+            "metadata": metadata, "items": objects.map(partial).collect::<Vec<_>>() }),
+        Shape::Object => json!({ "kind": resource.list_kind(), "apiVersion": resource.api_version(),
+            "metadata": metadata, "items": objects.map(untyped).collect::<Vec<_>>() }),
+    };
+    Ok(value(StatusCode::OK, &view.accepted, &list))
+}
+
+/// Items of a built-in list do not repeat its type.
+fn untyped(mut object: Value) -> Value {
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("kind");
+        fields.remove("apiVersion");
+    }
+    object
+}
+
+pub fn partial(object: Value) -> Value {
+    let metadata = object.get("metadata").cloned().unwrap_or_default();
+    json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
+}
+
+/// A table of objects.
+pub fn table<'a>(
+    resource: &Resource,
+    metadata: Value,
+    include: IncludeObject,
+    objects: impl IntoIterator<Item = &'a Value>,
+    now: Timestamp,
+) -> Value {
+    let rows: Vec<Value> = objects.into_iter().map(|object| row(resource, include, object, now)).collect();
+    json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+        "columnDefinitions": columns::columns(resource), "rows": rows })
+}
+
+pub fn row(resource: &Resource, include: IncludeObject, object: &Value, now: Timestamp) -> Value {
+    let mut row = serde_json::to_value(columns::row(resource, object, now)).expect("a row serialises");
+    row["object"] = match include {
+        IncludeObject::None => Value::Null,
+        IncludeObject::Metadata => partial(object.clone()),
+        IncludeObject::Object => object.clone(),
+    };
+    row
+}
+
+fn readable(kind: &Kind, item: &Item) -> Result<(), ApiError> {
+    match &item.corrupt {
+        None => Ok(()),
+        Some(why) => {
+            Err(ApiError::internal(format!("the stored {} {:?} cannot be read: {why}", kind.resource.plural, item.key.to_string())))
+        }
+    }
+}
+
+fn sized(status: StatusCode, accepted: &Accepted, bytes: Vec<u8>) -> Response<Body> {
+    let builder = Response::builder().status(status).header(header::CONTENT_TYPE, accepted.format.media_type());
+    let response = if accepted.is_gzip && bytes.len() >= GZIP_BYTES_MIN {
+        let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::fast());
+        encoder.write_all(&bytes).expect("compressing into memory cannot fail");
+        let bytes = encoder.finish().expect("compressing into memory cannot fail");
+        builder
+            .header(header::CONTENT_ENCODING, "gzip")
+            .header(header::VARY, "Accept-Encoding")
+            .header(header::CONTENT_LENGTH, bytes.len())
+            .body(body::full(bytes))
+    } else {
+        builder.header(header::CONTENT_LENGTH, bytes.len()).body(body::full(bytes))
+    };
+    response.expect("fixed header names and values")
+}
+
+/// What is left of a list to send.
+struct Chunks {
+    items: std::vec::IntoIter<Arc<Item>>,
+    pending: Vec<u8>,
+    is_first: bool,
+    gzip: Option<GzEncoder<Vec<u8>>>,
+    is_done: bool,
+}
+
+impl Chunks {
+    /// Fills the next piece; `None` after the last.
+    fn next(&mut self) -> Option<Bytes> {
+        if self.is_done {
+            return None;
+        }
+        while self.pending.len() < CHUNK_BYTES {
+            let Some(item) = self.items.next() else {
+                self.pending.extend_from_slice(b"]}");
+                self.is_done = true;
+                break;
+            };
+            if !std::mem::take(&mut self.is_first) {
+                self.pending.push(b',');
+            }
+            encode::splice(&mut self.pending, (br#"{"metadata":{"#, item.split().1), item.revision);
+        }
+        let plain = std::mem::replace(&mut self.pending, Vec::with_capacity(CHUNK_BYTES + 4096));
+        let Some(gzip) = &mut self.gzip else { return Some(plain.into()) };
+        gzip.write_all(&plain).expect("compressing into memory cannot fail");
+        if self.is_done {
+            let gzip = self.gzip.take()?;
+            return Some(gzip.finish().expect("compressing into memory cannot fail").into());
+        }
+        Some(std::mem::take(gzip.get_mut()).into())
+    }
+}
+
+fn streamed(accepted: &Accepted, head: Vec<u8>, items: Vec<Arc<Item>>) -> Response<Body> {
+    let size = head.len() + items.iter().map(|item| item.stored().len() + SPLICED_BYTES_MAX).sum::<usize>();
+    let is_gzip = accepted.is_gzip && size >= GZIP_BYTES_MIN;
+    let gzip = is_gzip.then(|| GzEncoder::new(Vec::new(), Compression::fast()));
+    let mut chunks = Chunks { items: items.into_iter(), pending: head, is_first: true, gzip, is_done: false };
+    let mut response = Response::builder().header(header::CONTENT_TYPE, accepted.format.media_type());
+    if is_gzip {
+        response = response.header(header::CONTENT_ENCODING, "gzip").header(header::VARY, "Accept-Encoding");
+    }
+    if size < CHUNK_BYTES {
+        let bytes = chunks.next().expect("the first chunk holds at least the head");
+        let response = response.header(header::CONTENT_LENGTH, bytes.len()).body(body::full(bytes));
+        return response.expect("fixed header names and values");
+    }
+    let pieces = stream::iter(std::iter::from_fn(move || chunks.next().map(Ok::<_, std::convert::Infallible>)));
+    response.body(body::stream(pieces)).expect("fixed header names and values")
+}

@@ -1,0 +1,75 @@
+//! Paths that are no resources: health, version, metrics, discovery and OpenAPI.
+
+use std::sync::Arc;
+
+use api_types::ApiError;
+use http::{Response, StatusCode, header};
+use hyper::body::Incoming;
+use serde_json::json;
+
+use crate::{
+    authn::discovery,
+    codec::{
+        accept::{self, Accepted, Shapes},
+        body::{self, Body},
+        reply,
+    },
+    health,
+    request::Request,
+    server::Server,
+    verbs::page_not_found,
+};
+
+/// The version of the API that is spoken.
+pub const MAJOR: &str = "1";
+pub const MINOR: &str = "36";
+pub const GIT_VERSION: &str = "v1.36.2+coxswain";
+
+/// Answers an authorised request for a path.
+pub async fn answer(
+    server: &Arc<Server>,
+    request: &Request,
+    http: &http::Request<Incoming>,
+) -> Result<Response<Body>, ApiError> {
+    if let Some(response) = health::answer(server, &request.path, &request.query).await {
+        return Ok(response);
+    }
+    if !matches!(request.verb, "get" | "head") {
+        return Ok(page_not_found());
+    }
+    let accepted = accept::negotiate(http.headers(), &request.query, Shapes::ObjectOnly).unwrap_or(Accepted::JSON);
+    let keys = server.authenticator.keys();
+    let response = match request.path.trim_end_matches('/') {
+        "/version" => reply::value(StatusCode::OK, &accepted, &version()),
+        "/metrics" => text(daemon::metrics::CONTENT_TYPE, server.metrics.text(server)),
+        "/openid/v1/jwks" => text(discovery::KEYS_CONTENT_TYPE, discovery::key_set(keys).to_string()),
+        _ => page_not_found(),
+    };
+    Ok(response)
+}
+
+fn version() -> serde_json::Value {
+    json!({
+        "major": MAJOR, "minor": MINOR, "emulationMajor": MAJOR, "emulationMinor": MINOR,
+        "minCompatibilityMajor": MAJOR, "minCompatibilityMinor": "35",
+        "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "none", "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, architecture()),
+    })
+}
+
+/// In Go's words.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+fn text(content_type: &str, text: String) -> Response<Body> {
+    Response::builder()
+        .header(header::CONTENT_TYPE, content_type)
+        .body(body::full(text))
+        .expect("fixed header names and values")
+}

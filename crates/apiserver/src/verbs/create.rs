@@ -1,0 +1,145 @@
+//! Create: decode, defaults, mutating admission, prepare, validate, validating admission,
+//! and one write that succeeds only if the key does not exist.
+
+use std::sync::Arc;
+
+use api_types::{
+    ApiError, Key,
+    names,
+    options::{FieldValidation, WriteOptions},
+};
+use bytes::Bytes;
+use http::{Response, StatusCode};
+use serde_json::Value;
+
+use super::{Ask, meta, read::store_refusal};
+use super::admit::Operation;
+use crate::{
+    codec::{
+        accept::Shapes,
+        body::Body,
+        decode::{self, Decoded},
+        encode, reply,
+    },
+    store::StoreError,
+    watch_cache::Item,
+};
+
+/// Upstream's number of tries for a name made from `generateName`.
+const GENERATED_NAME_TRIES: u32 = 8;
+
+/// A stored (or, in a dry run, not stored) object, and what the client is to be warned of.
+#[derive(Debug)]
+pub struct Written {
+    pub item: Arc<Item>,
+    pub is_created: bool,
+    pub warnings: Vec<String>,
+}
+
+impl Ask {
+    pub(super) async fn create(&self, body: Bytes) -> Result<Response<Body>, ApiError> {
+        let view = self.view(Shapes::ObjectOnly)?;
+        let options = WriteOptions::for_create(&self.query)?;
+        let Decoded { object, warnings } = self.decode(&body, options.field_validation)?;
+        let mut written = self.create_object(object, &options).await?;
+        written.warnings.splice(..0, warnings);
+        self.written(view, &written)
+    }
+
+    pub(super) fn decode(&self, body: &[u8], validation: FieldValidation) -> Result<Decoded, ApiError> {
+        decode::object(body, decode::format(&self.headers)?, &self.kind, validation)
+    }
+
+    pub(super) fn written(&self, view: reply::View<'_>, written: &Written) -> Result<Response<Body>, ApiError> {
+        let status = if written.is_created { StatusCode::CREATED } else { StatusCode::OK };
+        let mut response = reply::item(status, view, &written.item)?;
+        reply::warn(&mut response, &written.warnings);
+        Ok(response)
+    }
+
+    /// Creates a decoded object, with a made-up name if it asks for one.
+    pub(super) async fn create_object(&self, object: Value, options: &WriteOptions) -> Result<Written, ApiError> {
+        if !meta::text(&object, "resourceVersion").is_empty() {
+            return Err(ApiError::new(500, "", "resourceVersion should not be set on objects to be created"));
+        }
+        let prefix = match meta::text(&object, "name") {
+            "" => meta::text(&object, "generateName").to_owned(),
+            _ => String::new(),
+        };
+        let tries = if prefix.is_empty() { 1 } else { GENERATED_NAME_TRIES };
+        for attempt in 1.. {
+            let mut object = object.clone();
+            meta::place(&mut object, &self.kind.resource, &self.key)?;
+            if !prefix.is_empty() {
+                let name = names::generated(&prefix, rand::random());
+                meta::metadata(&mut object).insert("name".to_owned(), name.into());
+            }
+            match self.create_named(object, options).await {
+                Err(error) if error.is_already_exists() && attempt < tries => {}
+                result => return result,
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    async fn create_named(&self, mut object: Value, options: &WriteOptions) -> Result<Written, ApiError> {
+        let key = Key::new(self.key.namespace.clone(), meta::text(&object, "name"));
+        (self.rules.default)(&mut object);
+        meta::created(&mut object, &uuid::Uuid::new_v4().to_string(), &now());
+        let mut warnings = self.mutate(Operation::Create, &key, &mut object, None, options.dry_run).await?;
+        (self.rules.prepare_create)(&mut object);
+        let mut errors = rules::meta::validate_create(&self.kind.resource, &object, self.rules.name);
+        errors.extend((self.rules.validate)(&object));
+        if !errors.is_empty() {
+            let resource = &self.kind.resource;
+            return Err(ApiError::invalid(&resource.group, &resource.kind, &key.name, &errors));
+        }
+        warnings.extend((self.rules.warnings)(&object));
+        warnings.extend(self.validate(Operation::Create, &key, Some(&object), None, options.dry_run).await?);
+        let bytes = self.encode(object);
+        if options.dry_run {
+            if self.server.cache.shelf(&self.kind.storage).snapshot().get(&key).is_some() {
+                return Err(ApiError::already_exists(&self.kind.resource, &key.name));
+            }
+            return Ok(Written { item: self.item(&key, 0, bytes), is_created: true, warnings });
+        }
+        let stored = self.server.store.put(&self.stored_key(&key), bytes.clone(), 0, self.kind.storage.ttl_s).await;
+        match stored {
+            Ok(revision) => {
+                self.seen(revision).await;
+                Ok(Written { item: self.item(&key, revision, bytes), is_created: true, warnings })
+            }
+            Err(StoreError::Conflict { .. }) => Err(ApiError::already_exists(&self.kind.resource, &key.name)),
+            Err(error) => Err(store_refusal(&error)),
+        }
+    }
+
+    pub(super) fn stored_key(&self, key: &Key) -> String {
+        format!("{}/{key}", self.kind.storage.prefix)
+    }
+
+    /// An object as it is stored.
+    pub(super) fn encode(&self, mut object: Value) -> Bytes {
+        if let Some(view) = self.kind.view {
+            (view.to_stored)(&mut object);
+        }
+        encode::stored(&object).0
+    }
+
+    pub(super) fn item(&self, key: &Key, revision: u64, bytes: Bytes) -> Arc<Item> {
+        Arc::new(self.server.cache.shelf(&self.kind.storage).item(&key.to_string(), revision, bytes))
+    }
+
+    /// Waits until this server's own readers see a write, so that who was answered finds it. The write stands in
+    /// any case, so running out of patience is no error.
+    pub(super) async fn seen(&self, revision: u64) {
+        if let Err(error) = self.server.cache.wait_for(revision).await {
+            tracing::warn!(%error, "the watch cache is slow");
+        }
+    }
+}
+
+/// RFC 3339 in whole seconds, as metav1.Time is written.
+pub fn now() -> String {
+    api_types::jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

@@ -1,0 +1,187 @@
+//! Update: a compare-and-swap loop around a pure change of the stored object. PUT, PATCH,
+//! the status and scale subresources and hooks are the same loop with another change.
+
+use std::sync::Arc;
+
+use api_types::{ApiError, FieldError, options::WriteOptions};
+use bytes::Bytes;
+use http::Response;
+use serde_json::Value;
+
+use super::{
+    Ask,
+    admit::Operation,
+    create::Written,
+    hook::{Hook, UpdateRules},
+    meta,
+    read::store_refusal,
+};
+use crate::{
+    codec::{accept::Shapes, body::Body, decode::Decoded},
+    store::StoreError,
+    subresource,
+    watch_cache::Item,
+};
+
+/// Upstream's number of tries for a patch that loses against other writers.
+const TRIES: u32 = 5;
+
+/// What a change of the stored object comes to.
+pub(super) struct Changed {
+    pub object: Value,
+    pub warnings: Vec<String>,
+}
+
+/// Makes the new object from the old one, in the version of the row. Called again after each lost race.
+pub(super) type Change<'a> = &'a (dyn Fn(&Value) -> Result<Changed, ApiError> + Send + Sync);
+
+impl Ask {
+    pub(super) async fn put(&self, body: Bytes) -> Result<Response<Body>, ApiError> {
+        let view = self.view(Shapes::ObjectOnly)?;
+        let options = WriteOptions::for_update(&self.query)?;
+        let Decoded { mut object, warnings } = self.decode(&body, options.field_validation)?;
+        meta::place(&mut object, &self.kind.resource, &self.key)?;
+        meta::name(&mut object, &self.key)?;
+        let change = |_: &Value| Ok(Changed { object: object.clone(), warnings: Vec::new() });
+        let mut written = match self.update(&change, &options).await {
+            Err(error) if error.is_not_found() && self.rules.create_on_update && self.subresource.is_empty() => {
+                self.create_object(object.clone(), &options).await?
+            }
+            result => result?,
+        };
+        written.warnings.splice(..0, warnings);
+        self.written(view, &written)
+    }
+
+    /// What stands in place of the kind's rules for this subresource.
+    fn update_rules(&self) -> UpdateRules {
+        match subresource::hook(&self.kind.resource, &self.subresource) {
+            Some(Hook::Update(rules)) => rules,
+            _ if self.subresource == "status" => UpdateRules {
+                prepare: self.rules.prepare_status_update,
+                validate: self.rules.validate_status_update,
+            },
+            _ => UpdateRules { prepare: self.rules.prepare_update, validate: self.rules.validate_update },
+        }
+    }
+
+    /// Writes what `change` makes of the object, in a loop until nobody was in between.
+    pub(super) async fn update(&self, change: Change<'_>, options: &WriteOptions) -> Result<Written, ApiError> {
+        let mut is_fresh = false;
+        let mut tries = TRIES;
+        loop {
+            // The cache's object is nearly always the latest, so it is tried first; what is refused on its
+            // account is refused only after a look at the latest.
+            let existing = match self.cached() {
+                Some(item) => item,
+                None if is_fresh => return Err(self.not_found()),
+                None => {
+                    self.catch_up().await?;
+                    is_fresh = true;
+                    continue;
+                }
+            };
+            match self.attempt(&existing, change, options).await {
+                Ok(Attempt::Written(written)) => return Ok(written),
+                Ok(Attempt::Lost) if tries > 1 => {
+                    tries -= 1;
+                    self.catch_up().await?;
+                    is_fresh = true;
+                }
+                Ok(Attempt::Lost) => return Err(ApiError::modified(&self.kind.resource, &self.key.name)),
+                Err(_) if !is_fresh => {
+                    self.catch_up().await?;
+                    is_fresh = true;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn attempt(&self, existing: &Arc<Item>, change: Change<'_>, options: &WriteOptions) -> Result<Attempt, ApiError> {
+        if let Some(why) = &existing.corrupt {
+            return Err(ApiError::internal(format!("the stored object cannot be read: {why}")));
+        }
+        let resource = &self.kind.resource;
+        let mut old = existing.decode();
+        if let Some(view) = self.kind.view {
+            (view.from_stored)(&mut old);
+        }
+        (self.rules.default)(&mut old);
+        let Changed { object: mut new, mut warnings } = change(&old)?;
+        self.check_preconditions(&mut new, &old)?;
+        (self.rules.default)(&mut new);
+        let rules = self.update_rules();
+        meta::updated(&mut new, &old);
+        warnings.extend(self.mutate(Operation::Update, &self.key, &mut new, Some(&old), options.dry_run).await?);
+        meta::updated(&mut new, &old);
+        (rules.prepare)(&mut new, &old);
+        let mut errors = crate::rules::meta::validate_update(&new, &old);
+        errors.extend((rules.validate)(&new, &old));
+        if !errors.is_empty() {
+            return Err(ApiError::invalid(&resource.group, &resource.kind, &self.key.name, &errors));
+        }
+        warnings.extend((self.rules.warnings)(&new));
+        warnings.extend(self.validate(Operation::Update, &self.key, Some(&new), Some(&old), options.dry_run).await?);
+        let is_last = meta::is_terminating(&old)
+            && meta::finalizers(&new).is_empty()
+            && meta::number(&old, "deletionGracePeriodSeconds").unwrap_or(0) == 0;
+        let bytes = self.encode(new);
+        if options.dry_run {
+            let item = self.item(&self.key, existing.revision, bytes);
+            return Ok(Attempt::Written(Written { item, is_created: false, warnings }));
+        }
+        let stored_key = self.stored_key(&self.key);
+        let stored = if is_last {
+            self.server.store.delete(&stored_key, existing.revision).await
+        } else if bytes == existing.stored() {
+            let item = existing.clone();
+            return Ok(Attempt::Written(Written { item, is_created: false, warnings }));
+        } else {
+            self.server.store.put(&stored_key, bytes.clone(), existing.revision, self.kind.storage.ttl_s).await
+        };
+        match stored {
+            Ok(revision) => {
+                self.seen(revision).await;
+                let item = self.item(&self.key, revision, bytes);
+                Ok(Attempt::Written(Written { item, is_created: false, warnings }))
+            }
+            Err(StoreError::Conflict { .. }) => Ok(Attempt::Lost),
+            Err(error) => Err(store_refusal(&error)),
+        }
+    }
+
+    /// The uid and the resource version that the writer believes the object to have.
+    fn check_preconditions(&self, new: &mut Value, old: &Value) -> Result<(), ApiError> {
+        let resource = &self.kind.resource;
+        let (uid, old_uid) = (meta::text(new, "uid"), meta::text(old, "uid"));
+        if !uid.is_empty() && uid != old_uid {
+            let why = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {old_uid}");
+            return Err(ApiError::conflict(resource, &self.key.name, why));
+        }
+        let (version, old_version) = (meta::text(new, "resourceVersion"), meta::text(old, "resourceVersion"));
+        if version.is_empty() || version == "0" {
+            if !self.rules.unconditional_update {
+                let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
+                return Err(ApiError::invalid(&resource.group, &resource.plural, &self.key.name, &[error]));
+            }
+            let version = Value::from(old_version);
+            meta::metadata(new).insert("resourceVersion".to_owned(), version);
+            return Ok(());
+        }
+        if version.parse::<u64>().is_err() {
+            let error = FieldError::invalid("metadata.resourceVersion", version, "must be a number");
+            return Err(ApiError::invalid(&resource.group, &resource.kind, &self.key.name, &[error]));
+        }
+        if version != old_version {
+            return Err(ApiError::modified(resource, &self.key.name));
+        }
+        Ok(())
+    }
+}
+
+enum Attempt {
+    Written(Written),
+    /// Somebody else wrote since the object was read.
+    Lost,
+}

@@ -1,0 +1,509 @@
+//! Watch: the objects that are there, then every change that concerns the watcher, in
+//! revision order, none lost and none twice. Each watcher reads the shared window by its
+//! own cursor; what it is sent is a pure function of the event and its selectors.
+
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+
+use api_types::{
+    ApiError, Resource,
+    fields::Operator,
+    jiff::Timestamp,
+    labels::Selector,
+    options::ListOptions,
+    table::IncludeObject,
+};
+use bytes::Bytes;
+use futures::stream;
+use http::{Response, header};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Ask,
+    read::{cache_refusal, revision},
+};
+use crate::{
+    codec::{
+        accept::{Accepted, Format, Shape, Shapes, not_acceptable},
+        body::{self, Body},
+        encode, reply,
+    },
+    kinds::Kind,
+    watch_cache::{
+        Cache, Item, Shelf,
+        window::{ChangeKind, Cursor, Event, Interest, TooOld},
+    },
+};
+
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// Upstream's `--min-request-timeout`: a watch that names no timeout gets one between this and twice this.
+const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
+/// Initial objects are encoded in portions of this many, so that none waits for all.
+const INITIAL_ITEMS: usize = 256;
+/// Marks the bookmark that ends the initial events (KEP-3157).
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
+
+/// Where a watch begins.
+enum Start {
+    /// With an Added event for each object.
+    Objects,
+    /// With what happens from now on.
+    Now,
+    After(u64),
+}
+
+impl Ask {
+    pub(super) async fn watch(&self) -> Result<Response<Body>, ApiError> {
+        let view = self.view(Shapes::All)?;
+        if view.accepted.format != Format::Json {
+            return Err(not_acceptable());
+        }
+        let mut options = self.list_options()?;
+        options.watch = true;
+        let start = self.start(&options).await?;
+        let sight = self.sight(&options);
+        let shelf = self.server.cache.shelf(&self.kind.storage);
+        let mut watcher = Watcher {
+            kind: self.kind.clone(),
+            cache: self.server.cache.clone(),
+            accepted: view.accepted,
+            include: view.include,
+            allows_bookmarks: options.allow_watch_bookmarks,
+            initial: VecDeque::new(),
+            ends_initial: false,
+            position: 0,
+            has_sent_columns: false,
+            deadline: Instant::now() + timeout(options.timeout_s),
+            next_bookmark: Instant::now() + BOOKMARK_INTERVAL,
+            shutdown: self.server.shutdown.clone(),
+            place: Place::Ended,
+            sight,
+        };
+        // Read before the shelf: what is applied by now is in its snapshot.
+        let applied = self.server.cache.revision();
+        match begin(&start, shelf, applied, &watcher.sight) {
+            Ok((items, revision, cursor)) => {
+                watcher.initial = items;
+                watcher.ends_initial = options.send_initial_events == Some(true);
+                watcher.position = revision;
+                watcher.place = Place::At(cursor);
+            }
+            Err(TooOld { asked, oldest }) => {
+                let refusal = ApiError::gone(format!("too old resource version: {asked} ({oldest})"));
+                watcher.place = Place::Refused(refusal);
+            }
+        }
+        let frames = stream::unfold(watcher, |mut watcher| async {
+            let chunk = watcher.next().await?;
+            Some((Ok::<_, std::convert::Infallible>(chunk), watcher))
+        });
+        let response = Response::builder().header(header::CONTENT_TYPE, view.accepted.format.media_type());
+        Ok(response.body(body::stream(frames)).expect("fixed header names and values"))
+    }
+
+    /// Waits until the cache can answer from where the watch wants to begin.
+    async fn start(&self, options: &ListOptions) -> Result<Start, ApiError> {
+        let revision = revision(&options.resource_version)?;
+        match revision {
+            None => self.catch_up().await?,
+            Some(revision) if options.send_initial_events.is_some() => {
+                self.server.cache.wait_for(revision).await.map_err(cache_refusal)?;
+            }
+            Some(_) if !self.server.cache.is_loaded() => self.catch_up().await?,
+            Some(_) => {}
+        }
+        Ok(match (options.send_initial_events, revision) {
+            (Some(true), _) | (None, None | Some(0)) => Start::Objects,
+            (Some(false), None | Some(0)) => Start::Now,
+            (Some(false) | None, Some(revision)) => Start::After(revision),
+        })
+    }
+
+    fn sight(&self, options: &ListOptions) -> Sight {
+        let fields = options.field_selector.terms().iter().map(|term| FieldTerm {
+            field: self.stored_field(&term.field),
+            value: term.value.clone(),
+            is_equal: term.operator == Operator::Equals,
+        });
+        Sight {
+            namespace: self.key.namespace.clone(),
+            is_namespaced: self.kind.resource.is_namespaced(),
+            labels: options.label_selector.clone(),
+            fields: fields.collect(),
+        }
+    }
+}
+
+fn timeout(seconds: Option<i64>) -> Duration {
+    match seconds.and_then(|seconds| u64::try_from(seconds).ok()) {
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
+        _ => TIMEOUT_MIN.mul_f64(1.0 + rand::random::<f64>()),
+    }
+}
+
+type Begun = (VecDeque<Arc<Item>>, u64, Cursor);
+
+fn begin(start: &Start, shelf: &Shelf, applied: u64, sight: &Sight) -> Result<Begun, TooOld> {
+    match start {
+        Start::After(revision) => {
+            Ok((VecDeque::new(), *revision, shelf.watch(*revision, sight.interest())?))
+        }
+        Start::Objects | Start::Now => {
+            let (snapshot, cursor) = shelf.snapshot_and_watch(sight.interest());
+            let items = match start {
+                Start::Objects => snapshot.range(&sight.namespace, "").filter(|item| sight.has(item)).cloned().collect(),
+                _ => VecDeque::new(),
+            };
+            Ok((items, snapshot.revision.max(applied), cursor))
+        }
+    }
+}
+
+/// Which objects a watcher sees.
+#[derive(Debug)]
+struct Sight {
+    namespace: String,
+    is_namespaced: bool,
+    labels: Selector,
+    fields: Vec<FieldTerm>,
+}
+
+#[derive(Debug)]
+struct FieldTerm {
+    field: String,
+    value: String,
+    is_equal: bool,
+}
+
+/// What an event is to one watcher.
+#[derive(Debug)]
+struct Told {
+    kind: ChangeKind,
+    item: Arc<Item>,
+    /// The event as it is, so that its encoding can be shared.
+    is_natural: bool,
+}
+
+impl Sight {
+    fn has(&self, item: &Item) -> bool {
+        (self.namespace.is_empty() || self.namespace == item.key.namespace)
+            && self.labels.matches(&item.labels)
+            && self.fields.iter().all(|term| {
+                (item.field(&term.field).unwrap_or_default() == term.value) == term.is_equal
+            })
+    }
+
+    fn interest(&self) -> Interest {
+        let exact = |wanted: &dyn Fn(&str) -> bool| self.fields.iter().find(|term| term.is_equal && wanted(&term.field));
+        if let Some(name) = exact(&|field| field == "metadata.name") {
+            match (self.is_namespaced, self.namespace.as_str()) {
+                (true, "") => {}
+                (true, namespace) => return Interest::Object(format!("{namespace}/{}", name.value)),
+                (false, _) => return Interest::Object(name.value.clone()),
+            }
+        }
+        if let Some(term) = exact(&|field| !field.starts_with("metadata.")) {
+            return Interest::Field(term.field.clone(), term.value.clone());
+        }
+        match self.namespace.as_str() {
+            "" => Interest::All,
+            namespace => Interest::Namespace(namespace.to_owned()),
+        }
+    }
+
+    /// An object that comes into sight is added, one that leaves it is deleted, as it was last seen.
+    fn tell(&self, event: &Event) -> Option<Told> {
+        let saw = event.previous.as_ref().is_some_and(|previous| self.has(previous));
+        let sees = event.kind != ChangeKind::Deleted && self.has(&event.item);
+        let kind = match (saw, sees) {
+            (false, false) => return None,
+            (false, true) => ChangeKind::Added,
+            (true, true) => ChangeKind::Modified,
+            (true, false) => ChangeKind::Deleted,
+        };
+        let is_natural = kind == event.kind;
+        let item = match (&event.previous, kind) {
+            (Some(previous), ChangeKind::Deleted) if !is_natural => Arc::new(previous.ended_at(event.revision)),
+            _ => event.item.clone(),
+        };
+        Some(Told { kind, item, is_natural })
+    }
+}
+
+const fn word(kind: ChangeKind) -> &'static str {
+    match kind {
+        ChangeKind::Added => "ADDED",
+        ChangeKind::Modified => "MODIFIED",
+        ChangeKind::Deleted => "DELETED",
+    }
+}
+
+enum Place {
+    At(Cursor),
+    /// One Error event, then the end.
+    Refused(ApiError),
+    Ended,
+}
+
+/// One client's watch.
+struct Watcher {
+    kind: Arc<Kind>,
+    cache: Arc<Cache>,
+    accepted: Accepted,
+    include: IncludeObject,
+    sight: Sight,
+    allows_bookmarks: bool,
+    /// Objects that are still to be sent as Added.
+    initial: VecDeque<Arc<Item>>,
+    /// A bookmark is owed that says that the initial objects were all.
+    ends_initial: bool,
+    /// Everything up to this revision has been sent.
+    position: u64,
+    has_sent_columns: bool,
+    deadline: Instant,
+    next_bookmark: Instant,
+    shutdown: CancellationToken,
+    place: Place,
+}
+
+impl Watcher {
+    /// The next piece of the stream; `None` at its end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if !self.initial.is_empty() {
+                return Some(self.initial_chunk());
+            }
+            if std::mem::take(&mut self.ends_initial) {
+                return Some(self.bookmark(true));
+            }
+            // Read before the cursor: what is applied by now is in the window already.
+            let applied = self.cache.revision();
+            let events = match &mut self.place {
+                Place::At(cursor) => cursor.read(),
+                Place::Ended => return None,
+                Place::Refused(refusal) => {
+                    let frame = error_frame(refusal);
+                    self.place = Place::Ended;
+                    return Some(frame);
+                }
+            };
+            let Ok(events) = events else {
+                tracing::info!(resource = %self.kind.resource.plural, "a watcher fell behind and is closed");
+                return None;
+            };
+            if let Some(last) = events.last() {
+                let mut chunk = Vec::new();
+                let position = self.position;
+                for event in events.iter().filter(|event| event.revision > position) {
+                    if let Some(told) = self.sight.tell(event) {
+                        self.append(&mut chunk, &told, Some(event));
+                    }
+                }
+                self.position = self.position.max(last.revision);
+                if !chunk.is_empty() {
+                    return Some(chunk.into());
+                }
+                continue;
+            }
+            self.position = self.position.max(applied);
+            if let Some(turn) = self.wait().await {
+                match turn {
+                    Turn::Bookmark => return Some(self.bookmark(false)),
+                    Turn::LastBookmark => {
+                        self.place = Place::Ended;
+                        return self.allows_bookmarks.then(|| self.bookmark(false));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Until there may be an event (`None`), or it is time for something else.
+    async fn wait(&mut self) -> Option<Turn> {
+        let Place::At(cursor) = &mut self.place else { return None };
+        tokio::select! {
+            biased;
+            () = cursor.ready() => None,
+            () = self.shutdown.cancelled() => Some(Turn::LastBookmark),
+            () = sleep_until(self.deadline) => Some(Turn::LastBookmark),
+            () = sleep_until(self.next_bookmark), if self.allows_bookmarks => Some(Turn::Bookmark),
+        }
+    }
+
+    fn initial_chunk(&mut self) -> Bytes {
+        let mut chunk = Vec::new();
+        let count = self.initial.len().min(INITIAL_ITEMS);
+        let items: Vec<_> = self.initial.drain(..count).collect();
+        for item in items {
+            let told = Told { kind: ChangeKind::Added, item, is_natural: false };
+            self.append(&mut chunk, &told, None);
+        }
+        chunk.into()
+    }
+
+    fn append(&mut self, chunk: &mut Vec<u8>, told: &Told, event: Option<&Event>) {
+        if let Some(why) = &told.item.corrupt {
+            let key = told.item.key.to_string();
+            chunk.extend_from_slice(&error_frame(&ApiError::internal(format!("{key:?} cannot be read: {why}"))));
+            return;
+        }
+        if self.accepted.is_plain() && self.kind.view.is_none() {
+            match event.filter(|_| told.is_natural) {
+                Some(event) => chunk.extend_from_slice(event.frame.get_or_init(|| plain_frame(told).into())),
+                None => chunk.extend_from_slice(&plain_frame(told)),
+            }
+            return;
+        }
+        let mut object = told.item.decode();
+        if let Some(view) = self.kind.view {
+            (view.from_stored)(&mut object);
+        }
+        let object = self.shaped(object);
+        self.frame(chunk, word(told.kind), &object);
+    }
+
+    fn shaped(&mut self, object: Value) -> Value {
+        match self.accepted.shape {
+            Shape::Object => object,
+            Shape::Partial => reply::partial(object),
+            Shape::Table => {
+                let metadata = json!({ "resourceVersion": object["metadata"]["resourceVersion"] });
+                let has_sent_columns = std::mem::replace(&mut self.has_sent_columns, true);
+                table(&self.kind.resource, metadata, self.include, Some(&object), has_sent_columns)
+            }
+        }
+    }
+
+    fn bookmark(&mut self, is_end_of_initial: bool) -> Bytes {
+        self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
+        let mut metadata = json!({ "resourceVersion": self.position.to_string() });
+        if is_end_of_initial {
+            metadata["annotations"] = json!({ INITIAL_EVENTS_END: "true" });
+        }
+        let resource = &self.kind.resource;
+        let object = match self.accepted.shape {
+            Shape::Object => json!({ "kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata }),
+            Shape::Partial => json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata }),
+            Shape::Table => {
+                let has_sent_columns = std::mem::replace(&mut self.has_sent_columns, true);
+                table(resource, metadata, self.include, None, has_sent_columns)
+            }
+        };
+        let mut chunk = Vec::new();
+        self.frame(&mut chunk, "BOOKMARK", &object);
+        chunk.into()
+    }
+
+    fn frame(&self, chunk: &mut Vec<u8>, word: &str, object: &Value) {
+        let event = json!({ "type": word, "object": object });
+        chunk.extend_from_slice(&reply::rendered(&Accepted { is_pretty: false, ..self.accepted }, &event));
+        chunk.push(b'\n');
+    }
+}
+
+enum Turn {
+    Bookmark,
+    LastBookmark,
+}
+
+/// Only the first table of a watch names its columns.
+fn table(
+    resource: &Resource,
+    metadata: Value,
+    include: IncludeObject,
+    object: Option<&Value>,
+    has_sent_columns: bool,
+) -> Value {
+    let mut table = reply::table(resource, metadata, include, object, Timestamp::now());
+    if has_sent_columns {
+        table["columnDefinitions"] = Value::Null;
+    }
+    table
+}
+
+fn plain_frame(told: &Told) -> Vec<u8> {
+    let mut frame = Vec::with_capacity(told.item.stored().len() + 96);
+    frame.extend_from_slice(br#"{"type":""#);
+    frame.extend_from_slice(word(told.kind).as_bytes());
+    frame.extend_from_slice(br#"","object":"#);
+    encode::splice(&mut frame, told.item.split(), told.item.revision);
+    frame.extend_from_slice(b"}\n");
+    frame
+}
+
+fn error_frame(refusal: &ApiError) -> Bytes {
+    let mut event = json!({ "type": "ERROR", "object": reply::status(refusal) }).to_string();
+    event.push('\n');
+    event.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::OnceLock;
+
+    use super::*;
+
+    fn item(labels: &str, revision: u64) -> Arc<Item> {
+        let bytes = format!(
+            r#"{{"apiVersion":"v1","kind":"K","metadata":{{"labels":{{"x":"{labels}"}},"name":"a","namespace":"n"}}}}"#
+        );
+        Arc::new(Item::new("n/a", revision, bytes.into(), |_| Vec::new()))
+    }
+
+    fn sight(namespace: &str) -> Sight {
+        Sight {
+            namespace: namespace.to_owned(),
+            is_namespaced: true,
+            labels: Selector::parse("x=in").unwrap(),
+            fields: Vec::new(),
+        }
+    }
+
+    /// What a watcher of `x=in` is told of a change from one label to another.
+    fn check(before: Option<&str>, after: Option<&str>, expected: Option<(&str, u64)>) {
+        let previous = before.map(|labels| item(labels, 5));
+        let (kind, current) = match (&previous, after) {
+            (None, Some(labels)) => (ChangeKind::Added, item(labels, 6)),
+            (Some(_), Some(labels)) => (ChangeKind::Modified, item(labels, 6)),
+            (Some(previous), None) => (ChangeKind::Deleted, Arc::new(previous.ended_at(6))),
+            (None, None) => return,
+        };
+        let event = Event { revision: 6, kind, item: current, previous, frame: OnceLock::new() };
+        let told = sight("n").tell(&event);
+        assert_eq!(told.as_ref().map(|told| (word(told.kind), told.item.revision)), expected, "{before:?} {after:?}");
+        if let Some(told) = told {
+            assert_eq!(told.item.labels["x"], "in");
+            let frame: Value = serde_json::from_slice(&plain_frame(&told)).unwrap();
+            assert_eq!(frame["object"]["metadata"]["resourceVersion"], "6");
+        }
+        assert!(sight("other").tell(&event).is_none());
+    }
+
+    #[test]
+    fn objects_come_into_sight_and_leave_it() {
+        check(None, Some("in"), Some(("ADDED", 6)));
+        check(None, Some("out"), None);
+        check(Some("in"), Some("in"), Some(("MODIFIED", 6)));
+        check(Some("out"), Some("in"), Some(("ADDED", 6)));
+        check(Some("in"), Some("out"), Some(("DELETED", 6)));
+        check(Some("out"), Some("out"), None);
+        check(Some("in"), None, Some(("DELETED", 6)));
+        check(Some("out"), None, None);
+    }
+
+    #[test]
+    fn a_watcher_hangs_on_the_narrowest_index() {
+        let term = |field: &str, is_equal| FieldTerm { field: field.to_owned(), value: "v".to_owned(), is_equal };
+        for (namespace, fields, expected) in [
+            ("", vec![], Interest::All),
+            ("n", vec![], Interest::Namespace("n".into())),
+            ("n", vec![term("metadata.name", true)], Interest::Object("n/v".into())),
+            ("", vec![term("metadata.name", true)], Interest::All),
+            ("n", vec![term("spec.x", true)], Interest::Field("spec.x".into(), "v".into())),
+            ("n", vec![term("spec.x", false)], Interest::Namespace("n".into())),
+        ] {
+            assert_eq!(Sight { fields, ..sight(namespace) }.interest(), expected);
+        }
+    }
+}
