@@ -35,7 +35,7 @@ enum Command {
     Bench(bench::Bench),
     /// Check the floors of the tree.
     Tidy,
-    /// Build the container images of docs and compose from the release binaries.
+    /// Make what deploy/compose needs: images of the release binaries, certificates, flags.
     Images,
     /// Derive the schema tables from the pinned public package.
     Schema,
@@ -77,7 +77,11 @@ fn main() -> anyhow::Result<()> {
         Command::Test(flags) => test::run(&flags),
         Command::Bench(bench) => bench::run(&bench),
         Command::Tidy => tidy::run(),
-        Command::Images => cluster::images::build_all(),
+        Command::Images => {
+            install::ensure(install::for_shape(Shape::Nodes(1)))?;
+            build::release()?;
+            cluster::compose::prepare()
+        }
         Command::Schema => schema::run(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use super::{Cluster, absolute, components, host, network, process::Process, slot};
+use super::{Cluster, absolute, components, compose, host, network, process::Process, slot};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -22,6 +22,7 @@ pub fn down(dir: &Path) -> anyhow::Result<()> {
         network::remove(&cluster);
         unmount_below(&dir)?;
     }
+    compose::remove(&cluster);
     fs::remove_dir_all(&dir)?;
     slot::release(cluster.slot);
     if cluster.node_count() > 0 {

@@ -30,12 +30,11 @@ pub fn ensure() -> anyhow::Result<()> {
 
 /// All images, those of the daemons included.
 pub fn build_all() -> anyhow::Result<()> {
-    host::ensure_docker()?;
     ensure()?;
     for daemon in DAEMONS {
         single(&format!("coxswain/{daemon}:latest"), &binary(daemon), daemon)?;
     }
-    Ok(())
+    single("coxswain/etcd:latest", Path::new("/usr/bin/etcd"), "etcd")
 }
 
 fn busybox() -> anyhow::Result<()> {

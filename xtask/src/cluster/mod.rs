@@ -2,6 +2,7 @@
 
 mod certs;
 mod components;
+pub mod compose;
 mod down;
 mod host;
 pub mod images;
