@@ -205,6 +205,11 @@ macro_rules! resources {
         )*
         /// Every built-in row, in discovery's order.
         pub static BUILT_IN: &[Resource] = &[$($konst),*];
+
+        /// Hands the documented schema of every built-in kind to the generator.
+        pub(crate) fn add_schemas(generator: &mut schemars::SchemaGenerator) {
+            $(generator.subschema_for::<$ty>();)*
+        }
     };
 }
 

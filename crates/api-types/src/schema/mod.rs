@@ -11,6 +11,7 @@ use std::{
 use crate::resources::{Resource, Text};
 
 pub mod decode;
+pub mod descriptions;
 pub mod parse;
 mod table;
 
