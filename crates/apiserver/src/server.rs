@@ -1,21 +1,31 @@
-//! What every request and every background task of the apiserver shares.
+//! What every request and every background task of the apiserver shares, and the server's
+//! own reads and writes: the same verbs as a client's, as user `system:apiserver`.
 
 use std::sync::Arc;
 
+use api_types::{
+    ApiError, Key, Resource,
+    k8s::meta::DeleteOptions,
+    options::{GetOptions, Query, WriteOptions},
+};
+use http::HeaderMap;
+use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    authn::{Authenticator, token::Issuer},
+    authn::{Authenticator, User, token::Issuer},
     authz::Authorizer,
     flags::Flags,
     health::Health,
     kinds::Kinds,
     metrics::Metrics,
+    rules,
     store::Store,
+    verbs::{Ask, Changed},
     watch_cache::Cache,
 };
 
-/// Tied together once in `build`, then shared.
+/// Tied together once in `assemble`, then shared.
 pub struct Server {
     pub flags: Flags,
     pub kinds: Arc<Kinds>,
@@ -29,4 +39,58 @@ pub struct Server {
     pub metrics: Metrics,
     /// Cancelled when the server begins to drain.
     pub shutdown: CancellationToken,
+}
+
+impl Server {
+    /// The server's own request for an object or, with an empty name, a collection.
+    pub fn own(self: &Arc<Self>, resource: &Resource, key: Key) -> Result<Ask, ApiError> {
+        let kind = self.kinds.of(resource).ok_or_else(ApiError::unknown_resource)?;
+        Ok(Ask {
+            server: self.clone(),
+            rules: rules::rules(&kind.resource),
+            kind,
+            user: User::apiserver(),
+            key,
+            subresource: String::new(),
+            query: Query::default(),
+            headers: HeaderMap::new(),
+        })
+    }
+
+    /// The object as nobody has a newer one.
+    pub async fn read_own(self: &Arc<Self>, resource: &Resource, key: Key) -> Result<Arc<Value>, ApiError> {
+        Ok(self.own(resource, key)?.read(&GetOptions::default()).await?.value())
+    }
+
+    /// Creates `object`; its namespace says where.
+    pub async fn create_own(self: &Arc<Self>, resource: &Resource, object: Value) -> Result<Arc<Value>, ApiError> {
+        let namespace = object["metadata"]["namespace"].as_str().unwrap_or_default();
+        let ask = self.own(resource, Key::new(namespace, ""))?;
+        Ok(ask.create_object(object, &WriteOptions::default()).await?.item.value())
+    }
+
+    /// Changes an object by a pure function, again if somebody else was in between.
+    pub async fn update_own(
+        self: &Arc<Self>,
+        resource: &Resource,
+        key: Key,
+        change: impl Fn(&mut Value) -> Result<(), ApiError> + Send + Sync,
+    ) -> Result<Arc<Value>, ApiError> {
+        let ask = self.own(resource, key)?;
+        let change = |old: &Value| {
+            let mut object = old.clone();
+            change(&mut object)?;
+            Ok(Changed { object, warnings: Vec::new() })
+        };
+        Ok(ask.update(&change, &WriteOptions::default()).await?.item.value())
+    }
+
+    pub async fn delete_own(
+        self: &Arc<Self>,
+        resource: &Resource,
+        key: Key,
+        options: &DeleteOptions,
+    ) -> Result<(), ApiError> {
+        self.own(resource, key)?.delete_object(options).await.map(|_| ())
+    }
 }

@@ -10,12 +10,12 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, EventType, GetOptions, Identity, KvClient,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, Event, EventType, GetOptions, Identity, KvClient,
     PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse, WatchClient, WatchOptions, WatchResponse,
 };
 use tokio::sync::{Mutex, mpsc};
 
-use super::{Batch, Change, Page, Range, Record, Store, StoreError};
+use super::{Batch, Change, Page, Past, Range, Record, Store, StoreError};
 
 /// How to reach etcd.
 #[derive(Clone, Debug)]
@@ -237,6 +237,10 @@ impl Store for Etcd {
         Ok(receiver)
     }
 
+    async fn history(&self, after: u64, upto: u64) -> Result<Vec<Past>, StoreError> {
+        call_store(self.past(after, upto)).await
+    }
+
     async fn compact(&self, revision: u64) -> Result<(), StoreError> {
         call(self.kv.clone().compact(signed(revision), None)).await.map(|_| ())
     }
@@ -285,23 +289,54 @@ impl Etcd {
 
     /// `None`: the message holds no event.
     fn batch(&self, message: &WatchResponse) -> Option<Batch> {
-        let revision = message.events().iter().filter_map(|event| event.kv()).map(|kv| kv.mod_revision()).max()?;
-        let changes = message.events().iter().filter_map(|event| {
-            let kv = event.kv()?;
-            Some(Change {
-                key: kv.key_str().ok()?.strip_prefix(&self.prefix)?.to_owned(),
-                revision: unsigned(kv.mod_revision()),
-                value: (event.event_type() == EventType::Put).then(|| Bytes::copy_from_slice(kv.value())),
-                is_create: kv.version() == 1,
-            })
-        });
-        Some(Batch { changes: changes.collect(), revision: unsigned(revision) })
+        let revision = newest(message)?;
+        Some(Batch { changes: message.events().iter().filter_map(|event| self.change(event)).collect(), revision })
+    }
+
+    fn change(&self, event: &Event) -> Option<Change> {
+        let kv = event.kv()?;
+        Some(Change {
+            key: kv.key_str().ok()?.strip_prefix(&self.prefix)?.to_owned(),
+            revision: unsigned(kv.mod_revision()),
+            value: (event.event_type() == EventType::Put).then(|| Bytes::copy_from_slice(kv.value())),
+            is_create: kv.version() == 1,
+        })
+    }
+
+    async fn past(&self, after: u64, upto: u64) -> Result<Vec<Past>, StoreError> {
+        let options =
+            WatchOptions::new().with_all_keys().with_start_revision(signed(after + 1)).with_prev_key();
+        let mut watch = self.watch.clone();
+        let mut stream = watch.watch("\0", Some(options)).await.map_err(|error| refused(&error))?;
+        let mut past = Vec::new();
+        while let Some(message) = stream.message().await.map_err(|error| refused(&error))? {
+            if message.canceled() {
+                return Err(StoreError::Compacted { oldest: unsigned(message.compact_revision()) });
+            }
+            for event in message.events() {
+                let Some(change) = self.change(event).filter(|change| change.revision <= upto) else { continue };
+                past.push(Past { change, previous: event.prev_kv().and_then(|kv| self.record(kv.clone())) });
+            }
+            // Every revision has an event, as all keys are watched.
+            if newest(&message).is_some_and(|revision| revision >= upto) {
+                return Ok(past);
+            }
+        }
+        Err(StoreError::Unavailable("the watch ended".to_owned()))
     }
 }
 
+fn newest(message: &WatchResponse) -> Option<u64> {
+    message.events().iter().filter_map(|event| event.kv()).map(|kv| unsigned(kv.mod_revision())).max()
+}
+
 async fn call<T>(call: impl Future<Output = Result<T, Error>>) -> Result<T, StoreError> {
+    call_store(async { call.await.map_err(|error| refused(&error)) }).await
+}
+
+async fn call_store<T>(call: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     match tokio::time::timeout(CALL_TIMEOUT, call).await {
-        Ok(result) => result.map_err(|error| refused(&error)),
+        Ok(result) => result,
         Err(_) => Err(StoreError::Unavailable(format!("no answer from etcd within {} s", CALL_TIMEOUT.as_secs()))),
     }
 }

@@ -50,6 +50,13 @@ pub struct Change {
     pub is_create: bool,
 }
 
+/// A change with the state before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    pub change: Change,
+    pub previous: Option<Record>,
+}
+
 /// Changes in revision order. All changes of one revision are in one batch.
 #[derive(Clone, Debug)]
 pub struct Batch {
@@ -93,6 +100,8 @@ pub trait Store: Send + Sync {
     /// Changes of the whole store from `revision` on, until the receiver is dropped. Survives lost connections; ends
     /// with an error that is not worth retrying (compacted, refused).
     async fn watch(&self, revision: u64) -> Result<mpsc::Receiver<Result<Batch, StoreError>>, StoreError>;
+    /// The changes after revision `after` up to `upto`, which is one that the store has reached.
+    async fn history(&self, after: u64, upto: u64) -> Result<Vec<Past>, StoreError>;
     /// Forgets the history before `revision`.
     async fn compact(&self, revision: u64) -> Result<(), StoreError>;
 }

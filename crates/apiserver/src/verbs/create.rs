@@ -58,7 +58,7 @@ impl Ask {
     }
 
     /// Creates a decoded object, with a made-up name if it asks for one.
-    pub(super) async fn create_object(&self, object: Value, options: &WriteOptions) -> Result<Written, ApiError> {
+    pub async fn create_object(&self, object: Value, options: &WriteOptions) -> Result<Written, ApiError> {
         if !meta::text(&object, "resourceVersion").is_empty() {
             return Err(ApiError::new(500, "", "resourceVersion should not be set on objects to be created"));
         }
@@ -88,7 +88,7 @@ impl Ask {
         meta::created(&mut object, &uuid::Uuid::new_v4().to_string(), &now());
         let mut warnings = self.mutate(Operation::Create, &key, &mut object, None, options.dry_run).await?;
         (self.rules.prepare_create)(&mut object);
-        let mut errors = rules::meta::validate_create(&self.kind.resource, &object, self.rules.name);
+        let mut errors = crate::rules::meta::validate_create(&self.kind.resource, &object, self.rules.name);
         errors.extend((self.rules.validate)(&object));
         if !errors.is_empty() {
             let resource = &self.kind.resource;

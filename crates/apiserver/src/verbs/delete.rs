@@ -42,7 +42,8 @@ enum Fate {
 }
 
 /// What became of an object.
-enum Deleted {
+#[derive(Debug)]
+pub enum Deleted {
     Gone(Arc<Item>),
     Lingers(Arc<Item>),
 }
@@ -185,7 +186,7 @@ impl Ask {
         Ok(options)
     }
 
-    async fn delete_object(&self, options: &DeleteOptions) -> Result<Deleted, ApiError> {
+    pub async fn delete_object(&self, options: &DeleteOptions) -> Result<Deleted, ApiError> {
         let dry_run = options.dry_run.as_ref().is_some_and(|values| !values.is_empty());
         let mut is_fresh = false;
         loop {

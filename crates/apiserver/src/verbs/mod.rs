@@ -26,7 +26,7 @@ use crate::{
 };
 
 mod admit;
-mod create;
+pub mod create;
 mod delete;
 pub mod hook;
 mod meta;
@@ -37,6 +37,9 @@ mod update;
 mod watch;
 
 use hook::{Call, Hook};
+pub use create::Written;
+pub use delete::Deleted;
+pub use update::{Change, Changed};
 
 /// A request for objects of one kind, on its way through a verb.
 pub struct Ask {

@@ -114,7 +114,7 @@ pub fn store_refusal(error: &StoreError) -> ApiError {
 
 impl Ask {
     /// The object, as fresh as asked for.
-    pub(super) async fn read(&self, options: &GetOptions) -> Result<Arc<Item>, ApiError> {
+    pub async fn read(&self, options: &GetOptions) -> Result<Arc<Item>, ApiError> {
         match revision(&options.resource_version)? {
             None => self.catch_up().await?,
             Some(revision) => self.server.cache.wait_for(revision).await.map_err(cache_refusal)?,
@@ -122,7 +122,7 @@ impl Ask {
         self.cached().ok_or_else(|| self.not_found())
     }
 
-    pub(super) async fn catch_up(&self) -> Result<(), ApiError> {
+    pub async fn catch_up(&self) -> Result<(), ApiError> {
         self.server.cache.catch_up().await.map_err(cache_refusal)
     }
 

@@ -41,7 +41,7 @@ pub(super) async fn answer(ask: &Ask, verb: Verb, incoming: Incoming) -> Result<
         }
         Verb::Patch => {
             let body = decode::body(incoming).await?;
-            let patch = Patch::parse(decode::media_type(&ask.headers), &body)?;
+            let patch = Patch::parse(decode::media_type(&ask.headers), body, KIND)?;
             let options = PatchOptions::from_query(&ask.query, PatchKind::Other)?.write;
             let change = |old: &Value| {
                 let scale = patch.apply(&of(old), KIND)?;

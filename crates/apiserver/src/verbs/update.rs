@@ -27,13 +27,13 @@ use crate::{
 const TRIES: u32 = 5;
 
 /// What a change of the stored object comes to.
-pub(super) struct Changed {
+pub struct Changed {
     pub object: Value,
     pub warnings: Vec<String>,
 }
 
 /// Makes the new object from the old one, in the version of the row. Called again after each lost race.
-pub(super) type Change<'a> = &'a (dyn Fn(&Value) -> Result<Changed, ApiError> + Send + Sync);
+pub type Change<'a> = &'a (dyn Fn(&Value) -> Result<Changed, ApiError> + Send + Sync);
 
 impl Ask {
     pub(super) async fn put(&self, body: Bytes) -> Result<Response<Body>, ApiError> {
@@ -66,7 +66,7 @@ impl Ask {
     }
 
     /// Writes what `change` makes of the object, in a loop until nobody was in between.
-    pub(super) async fn update(&self, change: Change<'_>, options: &WriteOptions) -> Result<Written, ApiError> {
+    pub async fn update(&self, change: Change<'_>, options: &WriteOptions) -> Result<Written, ApiError> {
         let mut is_fresh = false;
         let mut tries = TRIES;
         loop {

@@ -64,6 +64,13 @@ impl Ask {
         let start = self.start(&options).await?;
         let sight = self.sight(&options);
         let shelf = self.server.cache.shelf(&self.kind.storage);
+        if let Start::After(revision) = start
+            && shelf.watch(revision, sight.interest()).is_err()
+        {
+            self.server.cache.reach_back(&self.kind.storage, revision).await;
+        }
+        // Read before the shelf: what is applied by now is in its snapshot.
+        let applied = self.server.cache.revision();
         let mut watcher = Watcher {
             kind: self.kind.clone(),
             cache: self.server.cache.clone(),
@@ -80,8 +87,6 @@ impl Ask {
             place: Place::Ended,
             sight,
         };
-        // Read before the shelf: what is applied by now is in its snapshot.
-        let applied = self.server.cache.revision();
         match begin(&start, shelf, applied, &watcher.sight) {
             Ok((items, revision, cursor)) => {
                 watcher.initial = items;

@@ -31,6 +31,8 @@ pub mod window;
 pub use item::Item;
 pub use shelf::{Shelf, Snapshot};
 
+/// Revisions of the store's history that are read back for watches from before the cache was loaded.
+const HISTORY_MAX: u64 = 10_000;
 /// Keys read at once when the cache is loaded.
 const LOAD_PAGE: u64 = 2_000;
 /// How long a read waits for the cache to reach a revision; upstream's figure.
@@ -54,6 +56,8 @@ pub struct Cache {
     applied: Applied,
     probe: Probe,
     loaded: AtomicBool,
+    /// Held while the history is read back, so that it is done once.
+    history: tokio::sync::Mutex<()>,
 }
 
 impl Cache {
@@ -64,7 +68,7 @@ impl Cache {
             (kind.storage.prefix.clone(), Arc::new(Shelf::new(selectable)))
         });
         let shelves = shelves.collect();
-        Self { store, kinds, shelves, applied: Applied::default(), probe: Probe::default(), loaded: false.into() }
+        Self { store, kinds, shelves, applied: Applied::default(), probe: Probe::default(), loaded: false.into(), history: Default::default() }
     }
 
     /// Follows the store until `shutdown`.
@@ -170,6 +174,29 @@ impl Cache {
         match tokio::time::timeout(CATCH_UP_TIMEOUT, reached).await {
             Ok(()) => Ok(()),
             Err(_) => Err(CacheError::Behind { wanted: revision, current: self.revision() }),
+        }
+    }
+
+    /// Makes the windows begin after `revision`, out of the store's history. After a restart of this server that
+    /// lets every watch go on where it was. Does nothing if the history is too long or gone.
+    pub async fn reach_back(&self, storage: &Storage, revision: u64) {
+        let _only_one = self.history.lock().await;
+        let Some(floor) = self.shelf(storage).may_extend() else { return };
+        if revision >= floor || floor - revision > HISTORY_MAX {
+            return;
+        }
+        let past = match self.store.history(revision, floor).await {
+            Ok(past) => past,
+            Err(error) => return tracing::info!(%error, revision, "the history is not to be had"),
+        };
+        let mut by_shelf: HashMap<usize, Vec<_>> = HashMap::new();
+        for past in &past {
+            if let Some((shelf, rest)) = self.locate(&past.change.key) {
+                by_shelf.entry(identity(shelf)).or_default().push((rest, past));
+            }
+        }
+        for shelf in self.shelves.values() {
+            shelf.extend(revision, by_shelf.remove(&identity(shelf)).unwrap_or_default());
         }
     }
 

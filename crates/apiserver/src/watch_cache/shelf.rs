@@ -17,7 +17,10 @@ use super::{
     item::{Item, Selectable},
     window::{ChangeKind, Cursor, Event, Interest, TooOld, Window},
 };
-use crate::reader::OnChange;
+use crate::{
+    reader::OnChange,
+    store::{Past, Record},
+};
 
 /// The objects at one revision, by `namespace/name` or `name`.
 #[derive(Clone, Debug, Default)]
@@ -167,6 +170,32 @@ impl Shelf {
     pub fn watch(&self, revision: u64, interest: Interest) -> Result<Cursor, TooOld> {
         let _turn = self.turn.lock();
         self.window.load().after(revision, interest)
+    }
+
+    /// See [`Window::may_extend`].
+    pub fn may_extend(&self) -> Option<u64> {
+        self.window.load().may_extend()
+    }
+
+    /// Puts the history after `revision` before the window; `past` are changes by the key's rest.
+    pub fn extend(&self, revision: u64, past: Vec<(&str, &Past)>) {
+        let events = past.into_iter().filter_map(|(rest, past)| {
+            let item = |record: &Record| Arc::new(self.item(rest, record.revision, record.value.clone()));
+            let revision = past.change.revision;
+            let previous = past.previous.as_ref().map(item);
+            let (kind, item) = match (&past.change.value, &previous) {
+                (Some(value), _) => {
+                    let kind = if past.change.is_create { ChangeKind::Added } else { ChangeKind::Modified };
+                    (kind, Arc::new(self.item(rest, revision, value.clone())))
+                }
+                (None, Some(previous)) => (ChangeKind::Deleted, Arc::new(previous.ended_at(revision))),
+                (None, None) => return None,
+            };
+            Some(Arc::new(Event { revision, kind, item, previous, frame: OnceLock::new() }))
+        });
+        let events = events.collect();
+        let _turn = self.turn.lock();
+        self.window.load().extend(revision, events);
     }
 
     /// The objects as they are, and the events from then on.

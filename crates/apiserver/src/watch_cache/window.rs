@@ -88,7 +88,10 @@ struct Lane {
     bell: watch::Sender<u64>,
 }
 
-#[derive(Debug, Default)]
+/// Numbers begin here, so that older events can be put before the first.
+const FIRST: u64 = 1 << 32;
+
+#[derive(Debug)]
 struct Log {
     events: VecDeque<Arc<Event>>,
     /// The number of the first of `events`.
@@ -98,7 +101,8 @@ struct Log {
 
 impl Lane {
     fn new() -> Self {
-        Self { log: Mutex::default(), bell: watch::Sender::new(0) }
+        let log = Log { events: VecDeque::new(), first: FIRST, bytes: 0 };
+        Self { log: Mutex::new(log), bell: watch::Sender::new(FIRST) }
     }
 
     /// Returns the revision of the newest event that had to make room.
@@ -132,6 +136,8 @@ struct Lanes {
     by_interest: HashMap<Interest, Weak<Lane>>,
     /// Events after this revision are all here.
     complete_after: u64,
+    /// The oldest ones had to make room, so older ones have none either.
+    has_dropped: bool,
 }
 
 /// The revision lies before the window.
@@ -150,7 +156,7 @@ pub struct Fallen;
 impl Window {
     /// Complete for events after `revision`.
     pub fn new(revision: u64) -> Self {
-        let lanes = Lanes { by_interest: HashMap::new(), complete_after: revision };
+        let lanes = Lanes { by_interest: HashMap::new(), complete_after: revision, has_dropped: false };
         Self { all: Arc::new(Lane::new()), lanes: Mutex::new(lanes) }
     }
 
@@ -165,7 +171,29 @@ impl Window {
         }
         if let Some(dropped) = self.all.push(event, WINDOW_EVENTS_MAX, WINDOW_BYTES_MAX) {
             lanes.complete_after = dropped;
+            lanes.has_dropped = true;
         }
+    }
+
+    /// Where the window begins, if older events may be put before it.
+    pub fn may_extend(&self) -> Option<u64> {
+        let lanes = self.lanes.lock();
+        (!lanes.has_dropped).then_some(lanes.complete_after)
+    }
+
+    /// Puts older events before the first: those after `revision`, in order, up to where the window begins.
+    pub fn extend(&self, revision: u64, events: Vec<Arc<Event>>) {
+        let mut lanes = self.lanes.lock();
+        if lanes.has_dropped || revision >= lanes.complete_after {
+            return;
+        }
+        let mut log = self.all.log.lock();
+        for event in events.into_iter().rev() {
+            log.bytes += event.item.size();
+            log.first -= 1;
+            log.events.push_front(event);
+        }
+        lanes.complete_after = revision;
     }
 
     /// Nothing will follow: every cursor falls out.
@@ -173,7 +201,7 @@ impl Window {
         let lanes = self.lanes.lock();
         for lane in lanes.by_interest.values().filter_map(Weak::upgrade).chain([self.all.clone()]) {
             let mut log = lane.log.lock();
-            *log = Log { first: u64::MAX, ..Log::default() };
+            *log = Log { events: VecDeque::new(), first: u64::MAX, bytes: 0 };
             lane.bell.send_replace(u64::MAX);
         }
     }
@@ -306,6 +334,19 @@ mod tests {
         assert_eq!(cursor.read().unwrap_err(), Fallen);
         assert_eq!(window.after(0, Interest::All).unwrap_err().oldest, 1);
         assert!(window.after(1, Interest::All).is_ok());
+    }
+
+    #[test]
+    fn history_goes_before_what_is_here() {
+        let window = Window::new(10);
+        window.push(event(11, "ns/a", "", None));
+        let mut now = window.after(10, Interest::All).unwrap();
+        window.extend(7, vec![event(8, "ns/a", "", None), event(10, "ns/b", "", None)]);
+        assert_eq!(revisions(&mut window.after(7, Interest::All).unwrap()), [8, 10, 11]);
+        assert_eq!(revisions(&mut window.after(9, Interest::Object("ns/b".into())).unwrap()), [10]);
+        assert_eq!(revisions(&mut now), [11]);
+        assert_eq!(window.after(6, Interest::All).unwrap_err().oldest, 7);
+        assert_eq!(window.may_extend(), Some(7));
     }
 
     #[tokio::test]
