@@ -1,1 +1,61 @@
-fn main() {}
+//! kube-controller-manager: brings what is there to what is asked for.
+
+mod action;
+mod caches;
+mod controllers;
+mod deployment;
+mod execute;
+mod flags;
+mod owners;
+mod plan;
+mod pods;
+mod reconcile;
+mod replica_set;
+mod root_ca;
+mod service_account;
+mod settings;
+
+use anyhow::{Context, bail};
+use client::lease::{self, End};
+use daemon::{
+    access::Access,
+    diagnosis::Ledger,
+    serve::{self, Checks, Ops},
+};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+const NAME: &str = "kube-controller-manager";
+const PORT: u16 = 10257;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let flags: flags::Flags = daemon::flags::parse();
+    daemon::start(NAME, &flags.log);
+    let shutdown = daemon::shutdown();
+    let settings = flags.settings()?;
+    let client = flags.client.client(NAME).context("cannot reach the cluster: give a valid --kubeconfig")?;
+    let ledger = Ledger::new(NAME);
+
+    if let Some(address) = flags.serving.address(PORT) {
+        let ops = Ops {
+            metrics: daemon::metrics::Registry::default(),
+            checks: Checks::default(),
+            diagnosis: Some(ledger.clone()),
+            access: Access::delegated(client.clone()),
+        };
+        let listener = serve::bind(address).await?;
+        tokio::spawn(ops.serve(listener, flags.serving.tls(NAME)?, shutdown.clone()));
+    }
+
+    let work = |stop| controllers::run(client.clone(), settings, ledger, stop, |name| flags.wants(name));
+    if !flags.election.leader_elect {
+        work(shutdown).await;
+        return Ok(());
+    }
+    match lease::lead(client.clone(), flags.election.lease(NAME, flags.serving.address(PORT)), shutdown, work).await {
+        End::ShutDown | End::Finished => Ok(()),
+        End::Lost => bail!("leadership was lost; another replica goes on"),
+    }
+}
