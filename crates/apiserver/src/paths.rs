@@ -43,7 +43,11 @@ pub async fn answer(
         "/version" => reply::value(StatusCode::OK, &accepted, &version()),
         "/metrics" => text(daemon::metrics::CONTENT_TYPE, server.metrics.text(server)),
         "/openid/v1/jwks" => text(discovery::KEYS_CONTENT_TYPE, discovery::key_set(keys).to_string()),
-        _ => page_not_found(),
+        path => {
+            let table = server.kinds.table();
+            crate::discovery::answer(table.rows(), path, &request.query, http.headers(), &accepted, GIT_VERSION)
+                .unwrap_or_else(page_not_found)
+        }
     };
     Ok(response)
 }

@@ -13,7 +13,10 @@ use sha2::{Digest, Sha256, Sha512};
 
 use crate::kinds::Kind;
 
+mod answer;
 mod version;
+
+pub use answer::answer;
 
 /// What a client names in Accept for the aggregated form, and what the reply's Content-Type is.
 pub const AGGREGATED_MEDIA_TYPE: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
