@@ -39,7 +39,6 @@ pub struct Id {
     pub key: Key,
     pub uid: String,
     pub resource_version: String,
-    pub created: Timestamp,
     pub scheduler: String,
     /// What controls the pod, if anything does.
     pub owner: Option<Owner>,
@@ -155,7 +154,6 @@ fn id(pod: &core::Pod, spec: &core::PodSpec) -> Id {
         key: pod.key(),
         uid: pod.uid().to_owned(),
         resource_version: pod.resource_version().to_owned(),
-        created: pod.meta().creation_timestamp.as_ref().map(|time| time.0).unwrap_or_default(),
         scheduler: spec.scheduler_name.clone().unwrap_or_else(|| "default-scheduler".to_owned()),
         owner: owner.map(|owner| Owner { kind: owner.kind.clone(), name: owner.name.clone() }),
     }
@@ -321,7 +319,7 @@ mod tests {
     fn check_tolerates(toleration: serde_json::Value, expected: bool) {
         let taint: Taint = serde_json::from_value(json!({"key": "k", "value": "v", "effect": "NoSchedule"})).unwrap();
         let toleration: Toleration = serde_json::from_value(toleration).unwrap();
-        assert_eq!(tolerates(&[toleration.clone()], &taint), expected, "{toleration:?}");
+        assert_eq!(tolerates(std::slice::from_ref(&toleration), &taint), expected, "{toleration:?}");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! Source: scheduler/framework/preemption, plugins/defaultpreemption.
 
-use std::{cmp::Reverse, collections::BTreeMap, sync::Arc};
+use std::{cmp::Reverse, sync::Arc};
 
 use api_types::{jiff::Timestamp, labels::Selector};
 
@@ -153,11 +153,6 @@ fn cost(candidate: &Candidate<'_>) -> (i64, i32, i64, usize, Reverse<Timestamp>)
 /// speaks first, also for pods without any.
 pub fn message(diagnosis: &str, preemption: &str) -> String {
     format!("{diagnosis} no new claims to deallocate, preemption: {preemption}")
-}
-
-/// Victims by node, for tests and logs.
-pub fn names(victims: &[Arc<PodFacts>]) -> BTreeMap<String, i32> {
-    victims.iter().map(|pod| (pod.id.key.to_string(), pod.priority.value)).collect()
 }
 
 #[cfg(test)]

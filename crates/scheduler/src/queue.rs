@@ -27,7 +27,7 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(5 * 60);
 
 /// Something that may let a pod fit that did not before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hint {
     NodeAdded,
     NodeAllocatable,
@@ -67,6 +67,8 @@ pub struct Queue {
     pods: HashMap<Key, Entry>,
     active: BTreeSet<Turn>,
     backing_off: BTreeSet<(Instant, Key)>,
+    /// By when they were found to fit nowhere.
+    unschedulable: BTreeSet<(Instant, Key)>,
     /// Counts pods that were made active, to keep their order.
     turns: u64,
 }
@@ -140,7 +142,10 @@ impl Queue {
             State::BackingOff { until } => {
                 self.backing_off.remove(&(*until, key.clone()));
             }
-            State::InFlight | State::Unschedulable { .. } | State::Gated => {}
+            State::Unschedulable { since, .. } => {
+                self.unschedulable.remove(&(*since, key.clone()));
+            }
+            State::InFlight | State::Gated => {}
         }
     }
 
@@ -157,6 +162,7 @@ impl Queue {
     pub fn unschedulable(&mut self, key: &Key, plugins: Vec<&'static str>, now: Instant) {
         if let Some(entry) = self.in_flight(key) {
             entry.state = State::Unschedulable { since: now, plugins };
+            self.unschedulable.insert((now, key.clone()));
         }
     }
 
@@ -174,28 +180,21 @@ impl Queue {
 
     /// Something happened: pods it may help are tried again, not before their pause is over.
     pub fn hint(&mut self, hint: Hint, now: Instant) {
-        let helped: Vec<(Key, Instant)> = self
-            .pods
-            .iter()
-            .filter_map(|(key, entry)| match &entry.state {
-                State::Unschedulable { since, plugins }
-                    if plugins.is_empty() || plugins.iter().any(|plugin| helps(plugin, hint)) =>
-                {
-                    Some((key.clone(), *since))
-                }
-                State::Unschedulable { .. }
-                | State::Active(_)
-                | State::InFlight
-                | State::BackingOff { .. }
-                | State::Gated => None,
-            })
-            .collect();
-        for (key, since) in helped {
+        let is_helped = |key: &Key| match self.pods.get(key).map(|entry| &entry.state) {
+            Some(State::Unschedulable { plugins, .. }) => {
+                plugins.is_empty() || plugins.iter().any(|plugin| helps(plugin, hint))
+            }
+            Some(State::Active(_) | State::InFlight | State::BackingOff { .. } | State::Gated) | None => false,
+        };
+        let helped: Vec<(Instant, Key)> =
+            self.unschedulable.iter().filter(|(_, key)| is_helped(key)).cloned().collect();
+        for (since, key) in helped {
             self.wake(&key, since, now);
         }
     }
 
     fn wake(&mut self, key: &Key, since: Instant, now: Instant) {
+        self.unschedulable.remove(&(since, key.clone()));
         let Some(entry) = self.pods.get_mut(key) else { return };
         let until = since + backoff(entry.attempts);
         if until <= now {
@@ -219,40 +218,30 @@ impl Queue {
             let (_, key) = self.backing_off.pop_first().expect("it was looked at");
             self.activate(&key);
         }
-        let stale =
-            |state: &State| matches!(state, State::Unschedulable { since, .. } if *since + UNSCHEDULABLE_MAX <= now);
-        let stale: Vec<Key> =
-            self.pods.iter().filter(|(_, entry)| stale(&entry.state)).map(|(key, _)| key.clone()).collect();
-        for key in stale {
+        while self.unschedulable.first().is_some_and(|(since, _)| *since + UNSCHEDULABLE_MAX <= now) {
+            let (_, key) = self.unschedulable.pop_first().expect("it was looked at");
             self.activate(&key);
         }
     }
 
     /// When [`Queue::promote`] next has something to do.
     pub fn deadline(&self) -> Option<Instant> {
-        let stale = self.pods.values().filter_map(|entry| match entry.state {
-            State::Unschedulable { since, .. } => Some(since + UNSCHEDULABLE_MAX),
-            State::Active(_) | State::InFlight | State::BackingOff { .. } | State::Gated => None,
-        });
-        stale.chain(self.backing_off.first().map(|(until, _)| *until)).min()
+        let stale = self.unschedulable.first().map(|(since, _)| *since + UNSCHEDULABLE_MAX);
+        self.backing_off.first().map(|(until, _)| *until).into_iter().chain(stale).min()
     }
 
     pub fn get(&self, key: &Key) -> Option<&Arc<PodFacts>> {
         self.pods.get(key).map(|entry| &entry.pod)
     }
 
-    pub fn attempts(&self, key: &Key) -> u32 {
-        self.pods.get(key).map(|entry| entry.attempts).unwrap_or_default()
-    }
-
     /// How many pods wait in each place, under upstream's names.
     pub fn lengths(&self) -> [(&'static str, usize); 4] {
-        let count = |wanted: fn(&State) -> bool| self.pods.values().filter(|entry| wanted(&entry.state)).count();
+        let gated = self.pods.values().filter(|entry| entry.state == State::Gated).count();
         [
             ("active", self.active.len()),
             ("backoff", self.backing_off.len()),
-            ("unschedulable", count(|state| matches!(state, State::Unschedulable { .. }))),
-            ("gated", count(|state| *state == State::Gated)),
+            ("unschedulable", self.unschedulable.len()),
+            ("gated", gated),
         ]
     }
 }

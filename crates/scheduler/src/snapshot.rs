@@ -40,12 +40,6 @@ pub struct NodeNews {
     pub taints: bool,
 }
 
-impl NodeNews {
-    pub fn any(self) -> bool {
-        self.added || self.allocatable || self.labels || self.taints
-    }
-}
-
 impl Snapshot {
     pub fn nodes(&self) -> &[NodeFacts] {
         &self.nodes
@@ -109,10 +103,6 @@ impl Snapshot {
         if self.placed.get(uid).is_some_and(|placed| placed.assumed) {
             self.remove_pod(uid);
         }
-    }
-
-    pub fn is_assumed(&self, uid: &str) -> bool {
-        self.placed.get(uid).is_some_and(|placed| placed.assumed)
     }
 
     fn put(&mut self, pod: Arc<PodFacts>, node: String, assumed: bool) -> bool {
@@ -246,7 +236,7 @@ mod tests {
         let mut snapshot = Snapshot::default();
         assert!(snapshot.set_node(node("n")).added);
         snapshot.place(pod("a", "n", 100));
-        assert!(!snapshot.set_node(node("n")).any());
+        assert_eq!(snapshot.set_node(node("n")), NodeNews::default());
         let changed = NodeFacts { unschedulable: true, ..node("n") };
         assert_eq!(snapshot.set_node(changed), NodeNews { taints: true, ..NodeNews::default() });
         assert_eq!(cpu(&snapshot), [("n".to_owned(), 100)]);
