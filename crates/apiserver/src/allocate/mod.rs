@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::reader::Changes;
+use crate::{reader::Changes, server::Server};
 use range::{Addresses, Ports};
 use service::{Held, Source};
 
@@ -35,6 +35,20 @@ pub trait AddressObjects: Send + Sync {
     fn create(&self, object: Value) -> BoxFuture<'_, Result<(), ApiError>>;
     /// An absent object is no error.
     fn delete(&self, name: String) -> BoxFuture<'_, Result<(), ApiError>>;
+}
+
+impl AddressObjects for Arc<Server> {
+    fn create(&self, object: Value) -> BoxFuture<'_, Result<(), ApiError>> {
+        Box::pin(async move { self.create_own(&resources::IP_ADDRESS, object).await.map(|_| ()) })
+    }
+    fn delete(&self, name: String) -> BoxFuture<'_, Result<(), ApiError>> {
+        Box::pin(async move {
+            match self.delete_own(&resources::IP_ADDRESS, Key::cluster(name), &Default::default()).await {
+                Err(refusal) if !refusal.is_not_found() => Err(refusal),
+                Ok(()) | Err(_) => Ok(()),
+            }
+        })
+    }
 }
 
 pub struct Allocator {
@@ -208,18 +222,13 @@ impl Allocator {
     }
 }
 
-/// Deletes the IPAddress objects of addresses that no Service holds any more, until the
-/// allocator is gone.
-pub async fn release(
-    allocator: Arc<Allocator>,
-    mut released: mpsc::UnboundedReceiver<IpAddr>,
-    objects: Arc<dyn AddressObjects>,
-) {
+/// Deletes the IPAddress objects of addresses that no Service holds any more.
+pub async fn release(server: Arc<Server>, mut released: mpsc::UnboundedReceiver<IpAddr>) {
     while let Some(ip) = released.recv().await {
-        if !allocator.is_still_released(ip) {
+        if !server.allocator.is_still_released(ip) {
             continue;
         }
-        if let Err(why) = objects.delete(ip.to_string()).await {
+        if let Err(why) = AddressObjects::delete(&server, ip.to_string()).await {
             tracing::warn!(%ip, %why, "address not released; repair will try again");
         }
     }

@@ -49,7 +49,7 @@ impl User {
         self.groups.iter().any(|member| member == group)
     }
     /// Everyone who proved an identity is in `system:authenticated`.
-    fn authenticated(mut self) -> Self {
+    pub fn authenticated(mut self) -> Self {
         if !self.is_in(AUTHENTICATED) && !self.is_in(UNAUTHENTICATED) {
             self.groups.push(AUTHENTICATED.to_owned());
         }
@@ -91,6 +91,11 @@ impl Authenticator {
         token::check_times(&claims, now)?;
         let user = token::check_bound(&claims, now, |resource, key| self.reader.get(resource, key))?;
         Ok((user, audiences))
+    }
+
+    /// The keys that verify tokens.
+    pub fn keys(&self) -> &[keys::PublicKey] {
+        self.tokens.keys()
     }
 
     pub fn api_audiences(&self) -> &[String] {

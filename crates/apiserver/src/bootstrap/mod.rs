@@ -1,5 +1,205 @@
 //! The objects that stand in every cluster: upstream's roles and bindings, flow control,
-//! priority classes, namespaces and the `kubernetes` Service. Made and mended at start.
+//! priority classes, namespaces and the `kubernetes` Service. Made and mended at start; the few
+//! that the cluster cannot be without are put back whenever they change.
 
 pub mod objects;
 pub mod reconcile;
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use api_types::{ApiError, Key, Object, jiff::Timestamp, k8s::networking, options::WriteOptions, resources};
+use futures::{StreamExt, stream};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    allocate::{
+        AddressObjects,
+        repair::{self, Repair},
+    },
+    flags::Flags,
+    reader::{Changes, Reader},
+    server::Server,
+    verbs::{Changed, create::now},
+};
+use objects::{Settings, Wanted};
+use reconcile::Step;
+
+/// Objects written at the same time.
+const CONCURRENCY: usize = 32;
+/// Between tries while the store does not answer.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+
+/// Writes what is missing, says so to health, and keeps what must be kept until `shutdown`.
+pub async fn run(server: Arc<Server>, shutdown: CancellationToken) {
+    let settings = settings(&server.flags);
+    let work = async {
+        while let Err(why) = server.cache.catch_up().await {
+            tracing::warn!(%why, "bootstrap waits for the store");
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+        until_written(&server, objects::namespaces()).await;
+        until_written(&server, objects::objects(&settings)).await;
+        service_cidr_is_ready(&server).await;
+        server.health.is_bootstrapped.store(true, Ordering::Release);
+        tracing::info!("bootstrapped");
+        repair_addresses(&server).await;
+        keep(&server, &settings).await;
+    };
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Where the cluster reaches this server.
+pub fn own_address(flags: &Flags) -> SocketAddr {
+    let bind = flags.serving.bind_address;
+    let advertised = flags.advertise_address.or((!bind.is_unspecified()).then_some(bind));
+    SocketAddr::new(advertised.unwrap_or_else(outward_address), flags.port())
+}
+
+fn settings(flags: &Flags) -> Settings {
+    let own = own_address(flags);
+    let client_ca = flags.serving.client_ca_file.as_ref().and_then(|path| match std::fs::read_to_string(path) {
+        Ok(pem) => Some(pem),
+        Err(why) => {
+            tracing::warn!(path = %path.display(), %why, "client CA not published");
+            None
+        }
+    });
+    Settings {
+        advertise_address: own.ip(),
+        secure_port: own.port(),
+        service_ranges: flags.services.service_cluster_ip_range.clone(),
+        client_ca,
+    }
+}
+
+/// The address from which this machine reaches others. Connecting a datagram socket sends nothing.
+fn outward_address() -> IpAddr {
+    let probe = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+        socket.connect(("192.0.2.1", 9))?;
+        socket.local_addr()
+    });
+    probe.map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |local| local.ip())
+}
+
+async fn until_written(server: &Arc<Server>, mut left: Vec<Wanted>) {
+    loop {
+        let written = left.into_iter().map(|wanted| ensure_one(server.clone(), wanted));
+        let failed: Vec<Option<Wanted>> = stream::iter(written).buffer_unordered(CONCURRENCY).collect().await;
+        left = failed.into_iter().flatten().collect();
+        if left.is_empty() {
+            return;
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+/// Returns what could not be written.
+async fn ensure_one(server: Arc<Server>, wanted: Wanted) -> Option<Wanted> {
+    let why = ensure(&server, &wanted).await.err()?;
+    let (kind, name) = (&wanted.resource.kind, &wanted.object["metadata"]["name"]);
+    tracing::warn!(%kind, %name, %why, "bootstrap object not written; trying again");
+    Some(wanted)
+}
+
+async fn ensure(server: &Arc<Server>, wanted: &Wanted) -> Result<(), ApiError> {
+    let key = key(wanted);
+    let existing = server.cache.get(wanted.resource, &key);
+    let written = match reconcile::step(wanted, existing.as_deref()) {
+        Step::Keep => return Ok(()),
+        Step::Create(object) => server.create_own(wanted.resource, object).await.map(|_| ()),
+        Step::Recreate(object) => {
+            server.delete_own(wanted.resource, key, &Default::default()).await?;
+            server.create_own(wanted.resource, object).await.map(|_| ())
+        }
+        Step::Update(_) => {
+            let change = |object: &mut Value| {
+                if let Step::Update(mended) = reconcile::step(wanted, Some(object)) {
+                    *object = mended;
+                }
+                Ok(())
+            };
+            server.update_own(wanted.resource, key, change).await.map(|_| ())
+        }
+    };
+    match written {
+        // Another apiserver was first.
+        Err(refusal) if refusal.is_already_exists() => Ok(()),
+        result => result,
+    }
+}
+
+fn key(wanted: &Wanted) -> Key {
+    let text = |field: &str| wanted.object["metadata"][field].as_str().unwrap_or_default();
+    Key::new(text("namespace"), text("name"))
+}
+
+/// The range of the flags is ready by definition; ranges of others are a controller's business.
+async fn service_cidr_is_ready(server: &Arc<Server>) {
+    let change = |old: &Value| {
+        let mut object = old.clone();
+        if object["status"]["conditions"].as_array().is_none_or(Vec::is_empty) {
+            object["status"]["conditions"] = json!([{
+                "type": "Ready",
+                "status": "True",
+                "reason": "",
+                "message": "Kubernetes default Service CIDR is ready",
+                "lastTransitionTime": now(),
+            }]);
+        }
+        Ok(Changed { object, warnings: Vec::new() })
+    };
+    let written = async {
+        let mut ask = server.own(networking::ServiceCIDR::RESOURCE, Key::cluster("kubernetes"))?;
+        ask.subresource = "status".to_owned();
+        ask.update(&change, &WriteOptions::default()).await
+    };
+    if let Err(why) = written.await {
+        tracing::warn!(%why, "the ServiceCIDR's status was not written");
+    }
+}
+
+/// After a crash between the writes of a Service and of its IPAddress.
+async fn repair_addresses(server: &Arc<Server>) {
+    let services = server.cache.list(&resources::SERVICE, "");
+    let addresses = server.cache.list(&resources::IP_ADDRESS, "");
+    let (services, addresses) = (services.iter().map(|object| &**object), addresses.iter().map(|object| &**object));
+    for step in repair::plan(services, addresses, Timestamp::now()) {
+        let done = match step {
+            Repair::Create(object) => AddressObjects::create(server, object).await,
+            Repair::Delete { name } => AddressObjects::delete(server, name).await,
+        };
+        if let Err(why) = done.or_else(|why| if why.is_already_exists() { Ok(()) } else { Err(why) }) {
+            tracing::warn!(%why, "an IPAddress was not repaired");
+        }
+    }
+}
+
+/// Puts namespaces and the `kubernetes` Service back when somebody takes them away.
+async fn keep(server: &Arc<Server>, settings: &Settings) {
+    let kept: Vec<Wanted> = objects::namespaces().into_iter().chain(objects::kubernetes_service(settings)).collect();
+    let changed = Arc::new(Notify::new());
+    for wanted in &kept {
+        let (key, changed) = (key(wanted), changed.clone());
+        server.cache.subscribe(
+            wanted.resource,
+            Box::new(move |touched, _| {
+                if *touched == key {
+                    changed.notify_one();
+                }
+            }),
+        );
+    }
+    loop {
+        changed.notified().await;
+        until_written(server, kept.clone()).await;
+    }
+}

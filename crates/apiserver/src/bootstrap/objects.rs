@@ -177,7 +177,7 @@ fn priority_classes() -> Vec<Wanted> {
 }
 
 /// The Service `kubernetes` and where it leads: to this apiserver.
-fn kubernetes_service(settings: &Settings) -> Vec<Wanted> {
+pub fn kubernetes_service(settings: &Settings) -> Vec<Wanted> {
     let address = settings.advertise_address;
     let port = json!({"name": "https", "port": settings.secure_port, "protocol": "TCP"});
     let service_ip = settings.service_ranges.first().and_then(|range| range.hosts().next());

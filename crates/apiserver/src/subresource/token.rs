@@ -1,0 +1,199 @@
+//! TokenRequest: a token for a ServiceAccount, bound to a pod, a secret or a node.
+//!
+//! Source: kubernetes/pkg/registry/core/serviceaccount/storage/token.go.
+
+use api_types::{
+    ApiError, FieldError, Key, Object,
+    jiff::{SignedDuration, Timestamp},
+    k8s::core,
+};
+use futures::future::BoxFuture;
+use serde_json::{Value, json};
+
+use super::{current, key};
+use crate::{
+    authn::token::{Bound, Claims, Reference, service_account_name},
+    verbs::hook::{Answer, Call},
+};
+
+const DEFAULT_S: i64 = 3600;
+const MIN_S: i64 = 600;
+const MAX_S: i64 = 1 << 32;
+
+pub fn request(call: Call, mut request: Value) -> BoxFuture<'static, Result<Answer, ApiError>> {
+    Box::pin(async move {
+        let account_key = key(&call);
+        let server = call.server.clone();
+        let Some(issuer) = &server.issuer else {
+            return Err(ApiError::unknown_resource());
+        };
+        place(&mut request, &account_key)?;
+        let spec = &mut request["spec"];
+        if spec["expirationSeconds"].is_null() {
+            spec["expirationSeconds"] = json!(DEFAULT_S);
+        }
+        if spec["audiences"].as_array().is_none_or(Vec::is_empty) {
+            spec["audiences"] = json!(issuer.api_audiences());
+        }
+        let errors = errors(spec);
+        if !errors.is_empty() {
+            return Err(ApiError::invalid("authentication.k8s.io", "TokenRequest", "", &errors));
+        }
+        let account = current::<core::ServiceAccount>(&server, &account_key).await?;
+        let mut bound = Bound {
+            namespace: account_key.namespace.clone(),
+            serviceaccount: Reference { name: account_key.name.clone(), uid: uid(&account).to_owned() },
+            ..Bound::default()
+        };
+        if spec["boundObjectRef"].is_object() {
+            bind(&call, &spec["boundObjectRef"], &mut bound).await?;
+        }
+        let now = Timestamp::now();
+        let claims = claims(spec, bound, issuer.issuer(), now, uuid::Uuid::new_v4().to_string());
+        let token =
+            issuer.sign(&claims).map_err(|why| ApiError::internal(format!("failed to generate token: {why}")))?;
+        let expires = Timestamp::from_second(claims.exp).unwrap_or(now + SignedDuration::from_secs(DEFAULT_S));
+        let time = |at: Timestamp| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        request["metadata"]["creationTimestamp"] = json!(time(now));
+        request["status"] = json!({"token": token, "expirationTimestamp": time(expires)});
+        Ok(Answer::created(request))
+    })
+}
+
+/// Fills in name and namespace, or refuses others.
+fn place(request: &mut Value, account: &Key) -> Result<(), ApiError> {
+    for (field, ours) in [("name", &account.name), ("namespace", &account.namespace)] {
+        let theirs = request["metadata"][field].as_str().unwrap_or_default();
+        if theirs.is_empty() {
+            request["metadata"][field] = json!(ours);
+        } else if theirs != ours {
+            return Err(ApiError::bad_request(format!("{field} in URL does not match {field} in TokenRequest object")));
+        }
+    }
+    Ok(())
+}
+
+fn errors(spec: &Value) -> Vec<FieldError> {
+    let seconds = spec["expirationSeconds"].as_i64().unwrap_or(0);
+    let invalid = |why: &str| vec![FieldError::invalid("spec.expirationSeconds", seconds, why)];
+    if seconds < MIN_S {
+        invalid("may not specify a duration less than 10 minutes")
+    } else if seconds > MAX_S {
+        invalid("may not specify a duration larger than 2^32 seconds")
+    } else {
+        Vec::new()
+    }
+}
+
+fn claims(spec: &Value, bound: Bound, issuer: &str, now: Timestamp, jti: String) -> Claims {
+    let now_s = now.as_second();
+    let audiences = spec["audiences"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    Claims {
+        aud: audiences.map(str::to_owned).collect(),
+        exp: now_s + spec["expirationSeconds"].as_i64().unwrap_or(DEFAULT_S),
+        iat: now_s,
+        nbf: now_s,
+        iss: issuer.to_owned(),
+        jti,
+        sub: service_account_name(&bound.namespace, &bound.serviceaccount.name),
+        bound,
+    }
+}
+
+/// Looks up the object that the token is to die with.
+async fn bind(call: &Call, reference: &Value, bound: &mut Bound) -> Result<(), ApiError> {
+    let text = |field: &str| reference[field].as_str().unwrap_or_default();
+    let name = text("name");
+    let in_namespace = Key::new(bound.namespace.as_str(), name);
+    let object = match (text("apiVersion"), text("kind")) {
+        ("v1", "Pod") => current::<core::Pod>(&call.server, &in_namespace).await?,
+        ("v1", "Secret") => current::<core::Secret>(&call.server, &in_namespace).await?,
+        ("v1", "Node") => current::<core::Node>(&call.server, &Key::cluster(name)).await?,
+        (_, kind) => return Err(ApiError::bad_request(format!("cannot bind token to object of type {kind}"))),
+    };
+    let found = uid(&object);
+    let wanted = text("uid");
+    if !wanted.is_empty() && wanted != found {
+        let why = format!(
+            "the UID in the bound object reference ({wanted}) does not match the UID in record. \
+             The object might have been deleted and then recreated"
+        );
+        let resource = match text("kind") {
+            "Pod" => core::Pod::RESOURCE,
+            "Secret" => core::Secret::RESOURCE,
+            _ => core::Node::RESOURCE,
+        };
+        return Err(ApiError::conflict(resource, name, why));
+    }
+    let bound_to = Some(Reference { name: name.to_owned(), uid: found.to_owned() });
+    match text("kind") {
+        "Secret" => bound.secret = bound_to,
+        "Node" => bound.node = bound_to,
+        _ => {
+            let account = &bound.serviceaccount.name;
+            if object["spec"]["serviceAccountName"] != account.as_str() {
+                return Err(ApiError::bad_request(format!(
+                    "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name."
+                )));
+            }
+            bound.node = node_of(call, &object).await;
+            bound.pod = bound_to;
+        }
+    }
+    Ok(())
+}
+
+/// The pod's node, for information; its uid only if it is registered.
+async fn node_of(call: &Call, pod: &Value) -> Option<Reference> {
+    let name = pod["spec"]["nodeName"].as_str().filter(|name| !name.is_empty())?;
+    let node = current::<core::Node>(&call.server, &Key::cluster(name)).await.ok();
+    Some(Reference { name: name.to_owned(), uid: node.as_deref().map(uid).unwrap_or_default().to_owned() })
+}
+
+fn uid(object: &Value) -> &str {
+    object["metadata"]["uid"].as_str().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        for (seconds, refused) in [(599, true), (600, false), (3607, false), (1 << 32, false), ((1 << 32) + 1, true)] {
+            assert_eq!(!errors(&json!({"expirationSeconds": seconds})).is_empty(), refused, "{seconds}");
+        }
+        let refusal =
+            ApiError::invalid("authentication.k8s.io", "TokenRequest", "", &errors(&json!({"expirationSeconds": 60})));
+        assert_eq!(
+            refusal.message(),
+            "TokenRequest.authentication.k8s.io \"\" is invalid: spec.expirationSeconds: Invalid value: 60: may not specify a duration less than 10 minutes"
+        );
+    }
+
+    #[test]
+    fn claims_follow_the_request() {
+        let spec = json!({"audiences": ["vault"], "expirationSeconds": 600});
+        let bound = Bound {
+            namespace: "ns".to_owned(),
+            serviceaccount: Reference { name: "sa".to_owned(), uid: "u".to_owned() },
+            ..Bound::default()
+        };
+        let claims = claims(&spec, bound, "iss", Timestamp::from_second(1000).expect("a time"), "j".to_owned());
+        assert_eq!((claims.exp, claims.nbf, claims.iat), (1600, 1000, 1000));
+        assert_eq!(
+            (claims.sub.as_str(), claims.aud.as_slice()),
+            ("system:serviceaccount:ns:sa", &["vault".to_owned()][..])
+        );
+        assert_eq!(claims.jti, "j");
+    }
+
+    #[test]
+    fn names_must_agree() {
+        let account = Key::new("ns", "sa");
+        let mut request = json!({});
+        place(&mut request, &account).expect("filled in");
+        assert_eq!(request["metadata"], json!({"name": "sa", "namespace": "ns"}));
+        assert!(place(&mut json!({"metadata": {"name": "other"}}), &account).is_err());
+    }
+}
