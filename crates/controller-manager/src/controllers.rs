@@ -8,15 +8,21 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     caches::{Caches, Subscriptions},
-    deployment,
+    deployment, endpoint_slice, endpoints,
     reconcile::{self, Controller, Means},
     replica_set, root_ca, service_account,
     settings::Settings,
 };
 
 /// Every controller that is a row.
-pub static ALL: &[&Controller] =
-    &[&service_account::CONTROLLER, &root_ca::CONTROLLER, &replica_set::CONTROLLER, &deployment::CONTROLLER];
+pub static ALL: &[&Controller] = &[
+    &service_account::CONTROLLER,
+    &root_ca::CONTROLLER,
+    &replica_set::CONTROLLER,
+    &deployment::CONTROLLER,
+    &endpoints::CONTROLLER,
+    &endpoint_slice::CONTROLLER,
+];
 
 /// Runs what `wanted` says until `shutdown`; returns when all have ended.
 pub async fn run(

@@ -4,6 +4,8 @@ mod action;
 mod caches;
 mod controllers;
 mod deployment;
+mod endpoint_slice;
+mod endpoints;
 mod execute;
 mod flags;
 mod owners;
@@ -13,6 +15,7 @@ mod reconcile;
 mod replica_set;
 mod root_ca;
 mod service_account;
+mod service_pods;
 mod settings;
 
 use anyhow::{Context, bail};
