@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    allocate::{self, Allocator},
     authn::{
         Authenticator,
         keys::{self, PublicKey},
@@ -22,6 +23,8 @@ use crate::{
         Store,
         etcd::{self, Etcd},
     },
+    subresource::tunnel::{Dialer, KubeletFiles},
+    tasks,
     watch_cache::Cache,
 };
 
@@ -34,6 +37,10 @@ pub async fn assemble(flags: Flags, shutdown: CancellationToken, tasks: &TaskTra
     let modes = flags.access.authorization_mode.iter().map(|mode| mode.parse::<Mode>());
     let modes = modes.collect::<Result<Vec<Mode>, _>>().map_err(anyhow::Error::msg).context("--authorization-mode")?;
     let authorizer = Authorizer::new(modes, bootstrap::objects::node_rules(), &*cache);
+    let services = &flags.services;
+    let (allocator, released) =
+        Allocator::new(&services.service_cluster_ip_range, services.service_node_port_range, &*cache);
+    let dialer = Dialer::new(&kubelet_files(&flags), bootstrap::own_address(&flags), shutdown.clone()).context("--kubelet-client-certificate")?;
     let verifier = verifier(&flags.tokens)?;
     let issuer = issuer(&flags.tokens)?;
     let server = Arc::new(Server {
@@ -43,6 +50,8 @@ pub async fn assemble(flags: Flags, shutdown: CancellationToken, tasks: &TaskTra
         kinds,
         store,
         cache: cache.clone(),
+        allocator: Arc::new(allocator),
+        dialer,
         health: Health::default(),
         metrics: Metrics::default(),
         shutdown: shutdown.clone(),
@@ -55,7 +64,26 @@ pub async fn assemble(flags: Flags, shutdown: CancellationToken, tasks: &TaskTra
             tracing::warn!(%error, "etcd's version is not known");
         }
     });
+    tasks.spawn(bootstrap::run(server.clone(), server.shutdown.clone()));
+    tasks.spawn(tasks::compact(server.clone()));
+    let release = allocate::release(server.clone(), released);
+    let stopped = server.shutdown.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = release => {}
+            () = stopped.cancelled() => {}
+        }
+    });
     Ok(server)
+}
+
+fn kubelet_files(flags: &Flags) -> KubeletFiles {
+    let kubelet = flags.kubelet.clone();
+    KubeletFiles {
+        client_certificate: kubelet.kubelet_client_certificate,
+        client_key: kubelet.kubelet_client_key,
+        certificate_authority: kubelet.kubelet_certificate_authority,
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

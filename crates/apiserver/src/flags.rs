@@ -6,6 +6,8 @@ use clap::Parser;
 use daemon::{LogFlags, ServingFlags};
 use ipnet::IpNet;
 
+use crate::allocate::range::Ports;
+
 pub const DEFAULT_PORT: u16 = 6443;
 
 /// kube-apiserver: the cluster's API over HTTPS, its state in etcd.
@@ -40,6 +42,12 @@ pub struct Flags {
     pub allow_privileged: bool,
 }
 
+impl Flags {
+    pub fn port(&self) -> u16 {
+        self.serving.secure_port.unwrap_or(DEFAULT_PORT)
+    }
+}
+
 #[derive(Clone, Debug, clap::Args)]
 pub struct EtcdFlags {
     /// `https://host:port`, separated by commas.
@@ -53,6 +61,9 @@ pub struct EtcdFlags {
     pub etcd_keyfile: Option<PathBuf>,
     #[arg(long, default_value = "/registry")]
     pub etcd_prefix: String,
+    /// How much history is kept; 0: all of it.
+    #[arg(long, value_parser = daemon::flags::duration, default_value = "5m")]
+    pub etcd_compaction_interval: std::time::Duration,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -89,8 +100,18 @@ pub struct ServiceFlags {
     #[arg(long, value_delimiter = ',', default_value = "10.96.0.0/16")]
     pub service_cluster_ip_range: Vec<IpNet>,
     /// `first-last`.
-    #[arg(long, default_value = "30000-32767")]
-    pub service_node_port_range: String,
+    #[arg(long, value_parser = ports, default_value = "30000-32767")]
+    pub service_node_port_range: Ports,
+}
+
+fn ports(text: &str) -> Result<Ports, String> {
+    let (first, last) = text.split_once('-').ok_or("must be first-last, such as 30000-32767")?;
+    let number = |text: &str| text.trim().parse::<u16>().map_err(|error| format!("{text:?}: {error}"));
+    let ports = Ports { first: number(first)?, last: number(last)? };
+    if ports.first == 0 || ports.first > ports.last {
+        return Err("the first port must be above 0 and not above the last".to_owned());
+    }
+    Ok(ports)
 }
 
 #[derive(Clone, Debug, clap::Args)]

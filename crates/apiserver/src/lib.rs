@@ -23,5 +23,6 @@ pub mod serve;
 pub mod server;
 pub mod store;
 pub mod subresource;
+pub mod tasks;
 pub mod verbs;
 pub mod watch_cache;

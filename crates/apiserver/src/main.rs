@@ -1,11 +1,11 @@
 //! kube-apiserver: read the flags, build, serve until a signal, drain.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, Result};
 use apiserver::{
     assemble::assemble,
-    flags::{DEFAULT_PORT, Flags},
+    flags::Flags,
     serve::Front,
 };
 use tokio_util::task::TaskTracker;
@@ -19,12 +19,13 @@ async fn main() -> Result<()> {
     daemon::start("kube-apiserver", &flags.log);
     let shutdown = daemon::shutdown();
     let tls = flags.serving.tls("kube-apiserver").context("TLS of the API's port")?;
-    let address = flags.serving.address(DEFAULT_PORT).context("--secure-port may not be 0")?;
+    let address = SocketAddr::new(flags.serving.bind_address, flags.port());
     let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     tracing::info!(%address, "serving");
     let tasks = TaskTracker::new();
     let server = assemble(flags, shutdown, &tasks).await?;
-    Arc::new(Front::new(server)).serve(listener, tls).await;
+    Arc::new(Front::new(server.clone())).serve(listener, tls).await;
+    server.dialer.drain().await;
     tasks.close();
     tasks.wait().await;
     Ok(())

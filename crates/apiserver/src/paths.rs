@@ -5,16 +5,18 @@ use std::sync::Arc;
 use api_types::ApiError;
 use http::{Response, StatusCode, header};
 use hyper::body::Incoming;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
-    authn::discovery,
+    authn::discovery as openid,
+    bootstrap,
     codec::{
         accept::{self, Accepted, Shapes},
         body::{self, Body},
         reply,
     },
-    health,
+    discovery, health,
+    kinds::Table,
     request::Request,
     server::Server,
     verbs::page_not_found,
@@ -39,20 +41,44 @@ pub async fn answer(
     }
     let accepted = accept::negotiate(http.headers(), &request.query, Shapes::ObjectOnly).unwrap_or(Accepted::JSON);
     let keys = server.authenticator.keys();
+    let table = server.kinds.table();
     let response = match request.path.trim_end_matches('/') {
         "/version" => reply::value(StatusCode::OK, &accepted, &version()),
         "/metrics" => text(daemon::metrics::CONTENT_TYPE, server.metrics.text(server)),
-        "/openid/v1/jwks" => text(discovery::KEYS_CONTENT_TYPE, discovery::key_set(keys).to_string()),
+        openid::KEYS_PATH => text(openid::KEYS_CONTENT_TYPE, openid::key_set(keys).to_string()),
+        openid::CONFIGURATION_PATH => {
+            let issuer = server.flags.tokens.service_account_issuer.first().map(String::as_str).unwrap_or_default();
+            let keys_uri = format!("https://{}{}", bootstrap::own_address(&server.flags), openid::KEYS_PATH);
+            text(accepted.format.media_type(), openid::configuration(issuer, &keys_uri, keys).to_string())
+        }
+        "" => reply::value(StatusCode::OK, &accepted, &json!({ "paths": root_paths(&table) })),
         path => {
-            let table = server.kinds.table();
-            crate::discovery::answer(table.rows(), path, &request.query, http.headers(), &accepted, GIT_VERSION)
-                .unwrap_or_else(page_not_found)
+            let document =
+                discovery::answer(table.rows(), path, &request.query, http.headers(), &accepted, GIT_VERSION);
+            document.unwrap_or_else(page_not_found)
         }
     };
     Ok(response)
 }
 
-fn version() -> serde_json::Value {
+fn root_paths(table: &Table) -> Vec<String> {
+    let mut paths: Vec<String> = Vec::new();
+    for kind in table.rows() {
+        let (group, version) = (&kind.resource.group, &kind.resource.version);
+        if group.is_empty() {
+            paths.extend(["/api".to_owned(), format!("/api/{version}")]);
+        } else {
+            paths.extend(["/apis".to_owned(), format!("/apis/{group}"), format!("/apis/{group}/{version}")]);
+        }
+    }
+    let others = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", openid::KEYS_PATH, "/readyz", "/version"];
+    paths.extend(others.map(str::to_owned));
+    paths.sort_unstable();
+    paths.dedup();
+    paths
+}
+
+fn version() -> Value {
     json!({
         "major": MAJOR, "minor": MINOR, "emulationMajor": MAJOR, "emulationMinor": MINOR,
         "minCompatibilityMajor": MAJOR, "minCompatibilityMinor": "35",

@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    allocate::Allocator,
     authn::{Authenticator, User, token::Issuer},
     authz::Authorizer,
     flags::Flags,
@@ -21,6 +22,7 @@ use crate::{
     metrics::Metrics,
     rules,
     store::Store,
+    subresource::tunnel::Dialer,
     verbs::{Ask, Changed},
     watch_cache::Cache,
 };
@@ -35,6 +37,9 @@ pub struct Server {
     pub authorizer: Authorizer,
     /// Signs ServiceAccount tokens; `None` without a signing key.
     pub issuer: Option<Issuer>,
+    pub allocator: Arc<Allocator>,
+    /// To kubelets, pods and services.
+    pub dialer: Dialer,
     pub health: Health,
     pub metrics: Metrics,
     /// Cancelled when the server begins to drain.

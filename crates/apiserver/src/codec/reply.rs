@@ -49,7 +49,7 @@ pub fn item(status: StatusCode, view: View<'_>, item: &Item) -> Result<Response<
     if view.accepted.is_plain() && view.kind.view.is_none() {
         let mut bytes = Vec::with_capacity(item.stored().len() + 40);
         encode::splice(&mut bytes, item.split(), item.revision);
-        return Ok(sized(status, &view.accepted, bytes));
+        return Ok(self::bytes(status, &view.accepted, bytes));
     }
     let mut object = item.decode();
     if let Some(convert) = view.kind.view {
@@ -73,7 +73,7 @@ pub fn shaped(status: StatusCode, view: View<'_>, object: Value) -> Response<Bod
 
 /// Any value.
 pub fn value(status: StatusCode, accepted: &Accepted, value: &Value) -> Response<Body> {
-    sized(status, accepted, rendered(accepted, value))
+    bytes(status, accepted, rendered(accepted, value))
 }
 
 pub fn rendered(accepted: &Accepted, value: &Value) -> Vec<u8> {
@@ -206,7 +206,7 @@ fn readable(kind: &Kind, item: &Item) -> Result<(), ApiError> {
     }
 }
 
-fn sized(status: StatusCode, accepted: &Accepted, bytes: Vec<u8>) -> Response<Body> {
+pub fn bytes(status: StatusCode, accepted: &Accepted, bytes: Vec<u8>) -> Response<Body> {
     let builder = Response::builder().status(status).header(header::CONTENT_TYPE, accepted.format.media_type());
     let response = if accepted.is_gzip && bytes.len() >= GZIP_BYTES_MIN {
         let mut encoder = GzEncoder::new(Vec::with_capacity(bytes.len() / 4), Compression::fast());

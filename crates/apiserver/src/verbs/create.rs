@@ -96,6 +96,7 @@ impl Ask {
         }
         warnings.extend((self.rules.warnings)(&object));
         warnings.extend(self.validate(Operation::Create, &key, Some(&object), None, options.dry_run).await?);
+        let claim = self.server.allocator.claim(&self.kind.resource, &mut object, None, options.dry_run, &self.server).await?;
         let bytes = self.encode(object);
         if options.dry_run {
             if self.server.cache.shelf(&self.kind.storage).snapshot().get(&key).is_some() {
@@ -109,8 +110,13 @@ impl Ask {
                 self.seen(revision).await;
                 Ok(Written { item: self.item(&key, revision, bytes), is_created: true, warnings })
             }
-            Err(StoreError::Conflict { .. }) => Err(ApiError::already_exists(&self.kind.resource, &key.name)),
-            Err(error) => Err(store_refusal(&error)),
+            Err(error) => {
+                claim.give_back(&self.server).await;
+                match error {
+                    StoreError::Conflict { .. } => Err(ApiError::already_exists(&self.kind.resource, &key.name)),
+                    error => Err(store_refusal(&error)),
+                }
+            }
         }
     }
 

@@ -126,6 +126,7 @@ impl Ask {
         let is_last = meta::is_terminating(&old)
             && meta::finalizers(&new).is_empty()
             && meta::number(&old, "deletionGracePeriodSeconds").unwrap_or(0) == 0;
+        let claim = self.server.allocator.claim(resource, &mut new, Some(&old), options.dry_run, &self.server).await?;
         let bytes = self.encode(new);
         if options.dry_run {
             let item = self.item(&self.key, existing.revision, bytes);
@@ -146,8 +147,13 @@ impl Ask {
                 let item = self.item(&self.key, revision, bytes);
                 Ok(Attempt::Written(Written { item, is_created: false, warnings }))
             }
-            Err(StoreError::Conflict { .. }) => Ok(Attempt::Lost),
-            Err(error) => Err(store_refusal(&error)),
+            Err(error) => {
+                claim.give_back(&self.server).await;
+                match error {
+                    StoreError::Conflict { .. } => Ok(Attempt::Lost),
+                    error => Err(store_refusal(&error)),
+                }
+            }
         }
     }
 

@@ -1,0 +1,29 @@
+//! What the server does by the clock: compaction of the store's history.
+
+use std::sync::Arc;
+
+use tokio::time::sleep;
+
+use crate::server::Server;
+
+/// Lets the store forget what is older than one interval. Several servers do no harm to each other.
+pub async fn compact(server: Arc<Server>) {
+    let every = server.flags.etcd.etcd_compaction_interval;
+    if every.is_zero() {
+        return;
+    }
+    let mut before = 0;
+    loop {
+        tokio::select! {
+            () = sleep(every) => {}
+            () = server.shutdown.cancelled() => return,
+        }
+        let now = server.cache.revision();
+        if before > 0
+            && let Err(error) = server.store.compact(before).await
+        {
+            tracing::info!(%error, revision = before, "the store's history was not compacted");
+        }
+        before = now;
+    }
+}
