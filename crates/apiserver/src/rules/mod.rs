@@ -8,6 +8,8 @@ use serde_json::Value;
 use meta::NameRule;
 use path::Errors;
 
+pub mod address;
+pub mod amounts;
 pub mod config;
 pub mod edit;
 pub mod event;
@@ -146,6 +148,16 @@ fn check<T: DeserializeOwned>(object: &Value, validate: fn(&T, &mut Errors)) -> 
     match T::deserialize(object) {
         Ok(object) => validate(&object, &mut errors),
         Err(error) => errors.0.push(FieldError::type_invalid("", "", error.to_string())),
+    }
+    errors.0
+}
+
+/// Validates a change, (new, old), as typed structs.
+fn check_change<T: DeserializeOwned>(new: &Value, old: &Value, validate: fn(&T, &T, &mut Errors)) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    match (T::deserialize(new), T::deserialize(old)) {
+        (Ok(new), Ok(old)) => validate(&new, &old, &mut errors),
+        (Err(error), _) | (_, Err(error)) => errors.0.push(FieldError::type_invalid("", "", error.to_string())),
     }
     errors.0
 }

@@ -124,9 +124,8 @@ fn validate_cluster_role_binding(binding: &ClusterRoleBinding, errors: &mut Erro
 
 fn role_reference(reference: &RoleRef, kinds: &[&str], errors: &mut Errors) {
     let path = Path::root("roleRef");
-    if reference.api_group != GROUP {
-        errors.not_supported(&path.field("apiGroup"), &reference.api_group, &[GROUP]);
-    }
+    let group = some_text(&reference.api_group);
+    errors.one_of(&path.field("apiGroup"), group, &[GROUP]);
     errors.one_of(&path.field("kind"), &reference.kind, kinds);
     match reference.name.as_str() {
         "" => errors.required(&path.field("name"), ""),

@@ -9,17 +9,29 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    Rules, PLAIN,
+    PLAIN, Rules, check, check_change,
     edit::{child, copy, first_generation, list, next_generation, remove, set, text, text_at},
 };
 
+pub mod affinity;
+pub mod container;
 pub mod default;
+pub mod env;
+pub mod mount;
+pub mod probe;
+pub mod security;
+pub mod spec;
+pub mod update;
+pub mod volume;
 
 pub const RULES: Rules = Rules {
     default: default::default_pod,
     prepare_create,
     prepare_update,
     prepare_status_update,
+    validate: |pod| check(pod, update::validate_create),
+    validate_update: |new, old| check_change(new, old, update::validate_update),
+    validate_status_update: |new, old| check_change(new, old, update::validate_status),
     selectable,
     selectable_names: SELECTABLE,
     graceful,

@@ -2,11 +2,14 @@
 //!
 //! Source: pkg/registry/core/persistentvolumeclaim/strategy.go.
 
+use api_types::{k8s::core::PersistentVolumeClaimSpec, names};
 use serde_json::{Value, json};
 
 use crate::rules::{
-    PLAIN, Rules,
+    PLAIN, Rules, amounts,
     edit::{canonical_amounts, child, copy, fill_text, is_present, set},
+    path::{Errors, Path, items, text},
+    selector::label_selector,
 };
 
 pub const RULES: Rules = Rules {
@@ -36,6 +39,79 @@ pub fn default_spec(spec: &mut Value) {
     canonical_amounts(resources, "requests");
     canonical_amounts(resources, "limits");
     normalize_sources(spec, false);
+}
+
+/// Also the spec of an ephemeral volume's template.
+///
+/// Source: `ValidatePersistentVolumeClaimSpec` in pkg/apis/core/validation/validation.go.
+pub fn validate_spec(spec: &PersistentVolumeClaimSpec, path: &Path, errors: &mut Errors) {
+    access_modes(items(&spec.access_modes), &path.field("accessModes"), errors);
+    label_selector(spec.selector.as_ref(), &path.field("selector"), errors);
+    let requests = spec.resources.as_ref().and_then(|resources| resources.requests.as_ref());
+    let storage_path = path.field("resources");
+    match requests.and_then(|requests| requests.get("storage")) {
+        None => errors.required(&storage_path.key("storage"), ""),
+        Some(storage) => {
+            let quantity = amounts::parse(storage);
+            if quantity.is_zero() || quantity.is_negative() {
+                errors.invalid(&storage_path.key("storage"), quantity.to_string(), "must be greater than zero");
+            }
+        }
+    }
+    for (field, name) in [
+        ("storageClassName", &spec.storage_class_name),
+        ("volumeAttributesClassName", &spec.volume_attributes_class_name),
+    ] {
+        if !text(name).is_empty() {
+            errors.invalid_all(&path.field(field), text(name), names::dns1123_subdomain(text(name)));
+        }
+    }
+    if let Some(mode) = &spec.volume_mode {
+        errors.one_of(&path.field("volumeMode"), mode, &VOLUME_MODES);
+    }
+    data_source(spec, path, errors);
+}
+
+pub const VOLUME_MODES: [&str; 2] = ["Block", "Filesystem"];
+const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
+
+/// Also of a PersistentVolume.
+pub fn access_modes(modes: &[String], path: &Path, errors: &mut Errors) {
+    if modes.is_empty() {
+        errors.required(path, "at least 1 access mode is required");
+    }
+    for mode in modes {
+        errors.one_of(path, mode, &ACCESS_MODES);
+    }
+    if modes.len() > 1 && modes.iter().any(|mode| mode == "ReadWriteOncePod") {
+        errors.forbidden(path, "may not use ReadWriteOncePod with other access modes");
+    }
+}
+
+fn data_source(spec: &PersistentVolumeClaimSpec, path: &Path, errors: &mut Errors) {
+    if let Some(source) = &spec.data_source {
+        let path = path.field("dataSource");
+        for (field, value) in [("name", &source.name), ("kind", &source.kind)] {
+            if value.is_empty() {
+                errors.required(&path.field(field), "");
+            }
+        }
+        if text(&source.api_group).is_empty() && source.kind != "PersistentVolumeClaim" {
+            errors.invalid(&path, &source.kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
+        }
+    }
+    let Some(reference) = &spec.data_source_ref else { return };
+    let reference_path = path.field("dataSourceRef");
+    for (field, value) in [("name", &reference.name), ("kind", &reference.kind)] {
+        if value.is_empty() {
+            errors.required(&reference_path.field(field), "");
+        }
+    }
+    if let Some(source) = &spec.data_source
+        && (source.name != reference.name || source.kind != reference.kind || source.api_group != reference.api_group)
+    {
+        errors.invalid(path, &reference.name, "must match dataSourceRef");
+    }
 }
 
 /// `dataSource` and `dataSourceRef` say the same, unless the latter names another namespace.
