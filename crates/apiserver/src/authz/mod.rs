@@ -6,6 +6,7 @@ pub mod graph;
 pub mod node;
 pub mod rbac;
 pub mod rule;
+pub mod signers;
 
 use std::{str::FromStr, sync::Arc};
 
@@ -181,6 +182,20 @@ impl Authorizer {
     pub fn rbac(&self) -> &Rbac {
         &self.rbac
     }
+}
+
+/// What a write of `new` over `old` (`None`: a create) demands beyond the verb: rights that it grants
+/// must be held, signers must be the writer's to speak for.
+pub fn check_write(
+    authorizer: &Authorizer,
+    user: &User,
+    resource: &Resource,
+    subresource: &str,
+    old: Option<&Value>,
+    new: &Value,
+) -> Result<(), ApiError> {
+    escalation::check(authorizer, user, resource, old, new)?;
+    signers::check(authorizer, user, resource, subresource, old, new)
 }
 
 /// 403 in upstream's words.

@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::{Ask, meta, read::store_refusal};
 use super::admit::Operation;
 use crate::{
+    authz,
     codec::{
         accept::Shapes,
         body::Body,
@@ -88,6 +89,9 @@ impl Ask {
         meta::created(&mut object, &uuid::Uuid::new_v4().to_string(), &now());
         let mut warnings = self.mutate(Operation::Create, &key, &mut object, None, options.dry_run).await?;
         (self.rules.prepare_create)(&mut object);
+        authz::signers::fill_requester(&self.kind.resource, &self.user, &mut object);
+        let (authorizer, resource) = (&self.server.authorizer, &self.kind.resource);
+        authz::check_write(authorizer, &self.user, resource, &self.subresource, None, &object)?;
         let mut errors = crate::rules::meta::validate_create(&self.kind.resource, &object, self.rules.name);
         errors.extend((self.rules.validate)(&object));
         if !errors.is_empty() {

@@ -17,6 +17,7 @@ use super::{
     read::store_refusal,
 };
 use crate::{
+    authz,
     codec::{accept::Shapes, body::Body, decode::Decoded},
     store::StoreError,
     subresource,
@@ -116,6 +117,8 @@ impl Ask {
         warnings.extend(self.mutate(Operation::Update, &self.key, &mut new, Some(&old), options.dry_run).await?);
         meta::updated(&mut new, &old);
         (rules.prepare)(&mut new, &old);
+        let authorizer = &self.server.authorizer;
+        authz::check_write(authorizer, &self.user, resource, &self.subresource, Some(&old), &new)?;
         let mut errors = crate::rules::meta::validate_update(&new, &old);
         errors.extend((rules.validate)(&new, &old));
         if !errors.is_empty() {
