@@ -5,10 +5,12 @@
 use std::{
     env, fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use http::Uri;
+use parking_lot::RwLock;
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -42,6 +44,17 @@ enum Identity {
     Anonymous,
     Certificate { chain: Source, key: Source },
     Token(Source),
+    Live(LiveToken),
+}
+
+/// A bearer token that its holder renews; every request shows what it is then. Clones share it.
+#[derive(Clone, Default)]
+pub struct LiveToken(Arc<RwLock<String>>);
+
+impl LiveToken {
+    pub fn set(&self, token: String) {
+        *self.0.write() = token;
+    }
 }
 
 /// The variant's name only: keys and tokens do not belong in logs.
@@ -51,6 +64,7 @@ impl std::fmt::Debug for Identity {
             Identity::Anonymous => "Anonymous",
             Identity::Certificate { .. } => "Certificate",
             Identity::Token(_) => "Token",
+            Identity::Live(_) => "Live",
         })
     }
 }
@@ -105,6 +119,11 @@ impl Config {
         })
     }
 
+    /// The same apiserver, as whomever `token` stands for.
+    pub fn with_token(self, token: LiveToken) -> Self {
+        Self { identity: Identity::Live(token), ..self }
+    }
+
     fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         let file: File = serde_saphyr::from_str(text)
             .map_err(|error| ConfigError::Parse { path: path.to_owned(), why: error.to_string() })?;
@@ -137,6 +156,11 @@ impl Config {
         Ok(Self { server, namespace, server_name, authority, identity })
     }
 
+    /// Who vouches for the server: what tells one cluster from another.
+    pub fn authority(&self) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
+        certificates(&self.authority)
+    }
+
     pub(crate) fn server_name(&self) -> ServerName<'static> {
         self.server_name.clone()
     }
@@ -153,7 +177,7 @@ impl Config {
                 let key = PrivateKeyDer::from_pem_slice(&key.read()?).map_err(tls_error("client-key"))?;
                 builder.with_client_auth_cert(certificates(chain)?, key).map_err(tls_error("client-certificate"))?
             }
-            Identity::Anonymous | Identity::Token(_) => builder.with_no_client_auth(),
+            Identity::Anonymous | Identity::Token(_) | Identity::Live(_) => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"h2".to_vec()];
         Ok(config)
@@ -163,6 +187,7 @@ impl Config {
     pub(crate) fn token(&self) -> Result<Option<String>, ConfigError> {
         match &self.identity {
             Identity::Token(source) => Ok(Some(String::from_utf8_lossy(&source.read()?).trim().to_owned())),
+            Identity::Live(token) => Ok(Some(token.0.read().clone())),
             Identity::Anonymous | Identity::Certificate { .. } => Ok(None),
         }
     }

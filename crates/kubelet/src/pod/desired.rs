@@ -1,0 +1,156 @@
+//! What a pod's specification asks of this node, reduced to what decides about containers.
+
+use api_types::{
+    Object,
+    jiff::{SignedDuration, Timestamp},
+    k8s::core::{Container, Pod},
+};
+use sha2::{Digest, Sha256};
+
+use crate::runtime::DEFAULT_GRACE_S;
+
+/// The decider's view of a pod's specification.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    pub lifecycle: Lifecycle,
+    /// `activeDeadlineSeconds` after the pod's start.
+    pub deadline: Option<Timestamp>,
+    /// `name_namespace(uid)`, as messages name the pod.
+    pub label: String,
+    /// Init containers in their order, then the others, then ephemeral ones.
+    pub containers: Vec<Wish>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lifecycle {
+    Run,
+    /// Succeeded or Failed: nothing may run any more, but logs stay.
+    Finished {
+        grace_s: i64,
+    },
+    /// The API waits for the node to let go.
+    Terminate {
+        grace_s: i64,
+    },
+    /// The API does not know the pod any more.
+    Gone {
+        grace_s: i64,
+    },
+}
+
+/// One container that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    pub name: String,
+    pub role: Role,
+    pub restart: Restart,
+    /// Changes when the container has to be replaced.
+    pub hash: String,
+    pub image: String,
+    /// A startup probe has to succeed before the container counts as started.
+    pub startup_probe: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Runs to its end before the next one starts.
+    Init,
+    /// An init container that keeps running.
+    Sidecar,
+    Main,
+    /// Started once, for debugging.
+    Ephemeral,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Restart {
+    Always,
+    OnFailure,
+    Never,
+}
+
+impl Restart {
+    fn parse(text: Option<&str>) -> Self {
+        match text {
+            Some("Never") => Restart::Never,
+            Some("OnFailure") => Restart::OnFailure,
+            _ => Restart::Always,
+        }
+    }
+    /// Whether a container that ended so is started again.
+    pub fn after(self, exit_code: i32) -> bool {
+        match self {
+            Restart::Always => true,
+            Restart::OnFailure => exit_code != 0,
+            Restart::Never => false,
+        }
+    }
+}
+
+/// Reads a pod; `start_time` is the status's, or when the kubelet first saw the pod.
+pub fn desired(pod: &Pod, start_time: Timestamp) -> Desired {
+    let empty = Default::default();
+    let spec = pod.spec.as_ref().unwrap_or(&empty);
+    let policy = Restart::parse(spec.restart_policy.as_deref());
+    let init = spec.init_containers.iter().flatten().map(|container| {
+        let own = container.restart_policy.as_deref();
+        match own {
+            Some("Always") => wish(container, Role::Sidecar, Restart::Always),
+            // An init container that succeeded has done its work under any policy.
+            _ if policy == Restart::Always => wish(container, Role::Init, Restart::OnFailure),
+            _ => wish(container, Role::Init, policy),
+        }
+    });
+    let main = spec.containers.iter().map(|container| {
+        let own = container.restart_policy.as_deref();
+        wish(container, Role::Main, own.map_or(policy, |own| Restart::parse(Some(own))))
+    });
+    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|container| Wish {
+        name: container.name.clone(),
+        role: Role::Ephemeral,
+        restart: Restart::Never,
+        hash: hash(&container.name, container.image.as_deref()),
+        image: container.image.clone().unwrap_or_default(),
+        startup_probe: false,
+    });
+    let deadline = spec
+        .active_deadline_seconds
+        .map(|seconds| start_time.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX));
+    Desired {
+        lifecycle: lifecycle(pod),
+        deadline,
+        label: format!("{}_{}({})", pod.name(), pod.namespace(), pod.uid()),
+        containers: init.chain(main).chain(ephemeral).collect(),
+    }
+}
+
+fn lifecycle(pod: &Pod) -> Lifecycle {
+    let spec_grace_s = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
+    let grace_s = pod.meta().deletion_grace_period_seconds.or(spec_grace_s).unwrap_or(DEFAULT_GRACE_S);
+    if pod.is_terminating() {
+        return Lifecycle::Terminate { grace_s };
+    }
+    match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
+        Some("Succeeded" | "Failed") => Lifecycle::Finished { grace_s },
+        _ => Lifecycle::Run,
+    }
+}
+
+fn wish(container: &Container, role: Role, restart: Restart) -> Wish {
+    Wish {
+        name: container.name.clone(),
+        role,
+        restart,
+        hash: hash(&container.name, container.image.as_deref()),
+        image: container.image.clone().unwrap_or_default(),
+        startup_probe: container.startup_probe.is_some(),
+    }
+}
+
+/// Over the only fields of a running pod's containers whose change needs a new container.
+///
+/// Source: `pickFieldsToHash` in pkg/kubelet/container.
+fn hash(name: &str, image: Option<&str>) -> String {
+    let digest = Sha256::digest(format!("{name}\0{}", image.unwrap_or_default()));
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
