@@ -6,6 +6,7 @@ mod config_file;
 pub mod diagnosis;
 pub mod flags;
 pub mod metrics;
+pub mod plain;
 pub mod serve;
 pub mod tls;
 
