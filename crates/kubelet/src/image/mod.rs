@@ -62,9 +62,8 @@ pub async fn ensure(host: &Host, pod: &Pod, container: &Container) -> Result<Ima
     let found = host.runtime.image(&name).await.map_err(inspect)?;
     match (need(container.image_pull_policy.as_deref(), found.is_some()), found) {
         (Need::Present, Some(image)) => {
-            let message = format!(
-                "Container image \"{given}\" already present on machine and can be accessed by the pod"
-            );
+            let message =
+                format!("Container image \"{given}\" already present on machine and can be accessed by the pod");
             tell(EventKind::Normal, "Pulled", message);
             Ok(image)
         }
@@ -158,7 +157,9 @@ pub fn reference(text: &str) -> Option<String> {
         let legal = |c: char| c.is_ascii_alphanumeric() || "_.-".contains(c);
         (1..=128).contains(&tag.len()) && tag.chars().all(legal) && !tag.starts_with(['.', '-'])
     };
-    let is_digest = |digest: &str| digest.split_once(':').is_some_and(|(_, hex)| hex.len() >= 32 && hex.chars().all(|c| c.is_ascii_hexdigit()));
+    let is_digest = |digest: &str| {
+        digest.split_once(':').is_some_and(|(_, hex)| hex.len() >= 32 && hex.chars().all(|c| c.is_ascii_hexdigit()))
+    };
     let good = parts.iter().all(|part| is_word(part)) && tag.is_none_or(is_tag) && digest.is_none_or(is_digest);
     good.then(|| if tag.is_none() && digest.is_none() { format!("{text}:latest") } else { text.to_owned() })
 }

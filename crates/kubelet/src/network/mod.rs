@@ -152,10 +152,7 @@ impl Network {
     pub fn leftovers(&self, live: &BTreeSet<String>) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.dirs.state.join("results")) else { return vec![] };
         let names = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok());
-        names
-            .filter_map(|name| name.strip_suffix(".json").map(str::to_owned))
-            .filter(|id| !live.contains(id))
-            .collect()
+        names.filter_map(|name| name.strip_suffix(".json").map(str::to_owned)).filter(|id| !live.contains(id)).collect()
     }
 
     fn path(&self, sandbox_id: &str) -> PathBuf {

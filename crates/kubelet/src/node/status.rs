@@ -106,7 +106,8 @@ fn list(entries: &[(&str, String)]) -> ResourceList {
 /// The whole status. Others' conditions and lists are kept.
 pub fn status(old: &NodeStatus, identity: &Identity, vitals: &Vitals, now: Timestamp) -> NodeStatus {
     let Identity { facts, .. } = identity;
-    let mut addresses: Vec<NodeAddress> = identity.ips.iter().map(|ip| address("InternalIP", &ip.to_string())).collect();
+    let mut addresses: Vec<NodeAddress> =
+        identity.ips.iter().map(|ip| address("InternalIP", &ip.to_string())).collect();
     addresses.push(address("Hostname", &identity.name));
     let port = DaemonEndpoint { port: i32::from(identity.port) };
     NodeStatus {
@@ -163,7 +164,9 @@ fn verdicts(vitals: &Vitals) -> [Verdict; 4] {
     };
     let ready = match vitals.unready.as_slice() {
         [] => ("Ready", true, "KubeletReady", "kubelet is posting ready status".to_owned()),
-        reasons => ("Ready", false, "KubeletNotReady", format!("[{}]", reasons.join(", ")).trim_matches(['[', ']']).to_owned()),
+        reasons => {
+            ("Ready", false, "KubeletNotReady", format!("[{}]", reasons.join(", ")).trim_matches(['[', ']']).to_owned())
+        }
     };
     [
         pressure(
@@ -224,8 +227,11 @@ pub fn is_due(old: &NodeStatus, new: &NodeStatus, told_at: Option<Timestamp>, no
         for condition in status.conditions.iter_mut().flatten() {
             condition.last_heartbeat_time = None;
             // The API keeps whole seconds.
-            condition.last_transition_time =
-                condition.last_transition_time.as_ref().and_then(|time| Timestamp::from_second(time.0.as_second()).ok()).map(Time);
+            condition.last_transition_time = condition
+                .last_transition_time
+                .as_ref()
+                .and_then(|time| Timestamp::from_second(time.0.as_second()).ok())
+                .map(Time);
         }
         status
     };
@@ -331,7 +337,10 @@ mod tests {
     #[test]
     fn taints() {
         let taint = parse_taint("a/b=c:NoSchedule").unwrap();
-        assert_eq!((taint.key.as_str(), taint.value.as_deref(), taint.effect.as_str()), ("a/b", Some("c"), "NoSchedule"));
+        assert_eq!(
+            (taint.key.as_str(), taint.value.as_deref(), taint.effect.as_str()),
+            ("a/b", Some("c"), "NoSchedule")
+        );
         assert_eq!(parse_taint("a:NoExecute").unwrap().value, None);
         for wrong in ["", "a", "a:Never", ":NoSchedule"] {
             assert!(parse_taint(wrong).is_err(), "{wrong}");

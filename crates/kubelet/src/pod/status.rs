@@ -246,13 +246,7 @@ fn is_started(facts: &Facts, wish: &Wish, container: &Container, old: Option<&Co
             || (known.is_none() && believed(old, container, |old| old.started == Some(true)).unwrap_or_default()))
 }
 
-fn is_ready(
-    facts: &Facts,
-    wish: &Wish,
-    container: &Container,
-    started: bool,
-    old: Option<&ContainerStatus>,
-) -> bool {
+fn is_ready(facts: &Facts, wish: &Wish, container: &Container, started: bool, old: Option<&ContainerStatus>) -> bool {
     match (&container.state, wish.role) {
         (State::Exited(exit), Role::Init) => exit.code == 0,
         (State::Running { .. }, Role::Sidecar | Role::Main) => {
@@ -318,7 +312,10 @@ fn phase(facts: &Facts, init: &[ContainerStatus], main: &[ContainerStatus]) -> &
 enum Kind {
     Running,
     /// Ended at least once. `ended`: and not waiting to be started again.
-    Stopped { code: i32, ended: bool },
+    Stopped {
+        code: i32,
+        ended: bool,
+    },
     Waiting,
     Unknown,
 }
@@ -406,10 +403,8 @@ fn pod_ready(gates: &[&str], conditions: &[PodCondition]) -> Verdict {
     for gate in gates {
         match conditions.iter().find(|condition| condition.type_ == *gate) {
             None => messages.push(format!("corresponding condition of pod readiness gate \"{gate}\" does not exist.")),
-            Some(condition) if condition.status != "True" => messages.push(format!(
-                "the status of pod readiness gate \"{gate}\" is not \"True\", but {}",
-                condition.status
-            )),
+            Some(condition) if condition.status != "True" => messages
+                .push(format!("the status of pod readiness gate \"{gate}\" is not \"True\", but {}", condition.status)),
             Some(_) => {}
         }
     }

@@ -127,9 +127,11 @@ fn is_done(wish: &Wish, observed: &Observed) -> bool {
 /// All main containers ended for good, or an init container failed for good.
 pub fn is_complete(desired: &Desired, observed: &Observed) -> bool {
     let mut main = desired.containers.iter().filter(|wish| wish.role == Role::Main).peekable();
-    let init_failed = desired.containers.iter().filter(|wish| wish.role == Role::Init).any(|wish| {
-        is_done(wish, observed) && observed.exit(&wish.name).is_some_and(|exit| exit.code != 0)
-    });
+    let init_failed = desired
+        .containers
+        .iter()
+        .filter(|wish| wish.role == Role::Init)
+        .any(|wish| is_done(wish, observed) && observed.exit(&wish.name).is_some_and(|exit| exit.code != 0));
     init_failed || (main.peek().is_some() && main.all(|wish| is_done(wish, observed)))
 }
 

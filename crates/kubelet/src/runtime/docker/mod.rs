@@ -97,8 +97,7 @@ impl Runtime for Engine {
     }
 
     async fn list(&self, pod_uid: Option<&str>) -> Result<Vec<Container>, RuntimeError> {
-        let options =
-            ListContainersOptionsBuilder::default().all(true).filters(&self.owner.filter(pod_uid)).build();
+        let options = ListContainersOptionsBuilder::default().all(true).filters(&self.owner.filter(pod_uid)).build();
         let summaries = self.docker.list_containers(Some(options)).await.map_err(refusal)?;
         let ids = summaries.into_iter().filter_map(|summary| summary.id);
         let details = try_join_all(ids.map(|id| async move {
