@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod cluster;
 mod install;
+mod protobuf;
 mod schema;
 mod test;
 mod tidy;
@@ -39,6 +40,8 @@ enum Command {
     Images,
     /// Derive the schema tables from the pinned public package.
     Schema,
+    /// Derive the field numbers of protobuf from the pinned public package.
+    Protobuf,
 }
 
 #[derive(Args)]
@@ -83,5 +86,6 @@ fn main() -> anyhow::Result<()> {
             cluster::compose::prepare()
         }
         Command::Schema => schema::run(),
+        Command::Protobuf => protobuf::run(),
     }
 }

@@ -8,6 +8,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use serde_json::Value;
 
+use super::protobuf;
 use crate::kinds::Kind;
 
 /// Upstream's limit.
@@ -18,6 +19,7 @@ pub const BODY_BYTES_MAX: usize = 3 << 20;
 pub enum BodyFormat {
     Json,
     Yaml,
+    Protobuf,
 }
 
 /// Reads a whole body, up to the limit.
@@ -39,7 +41,8 @@ pub fn format(headers: &HeaderMap) -> Result<BodyFormat, ApiError> {
     match media_type(headers) {
         "" | "application/json" => Ok(BodyFormat::Json),
         "application/yaml" => Ok(BodyFormat::Yaml),
-        _ => Err(unknown_format(&["application/json", "application/yaml"])),
+        protobuf::MEDIA_TYPE => Ok(BodyFormat::Protobuf),
+        _ => Err(unknown_format(&["application/json", "application/yaml", protobuf::MEDIA_TYPE])),
     }
 }
 
@@ -87,6 +90,10 @@ pub fn typed(
             (parsed.value, parsed.duplicates)
         }
         BodyFormat::Yaml => (yaml(bytes).map_err(|error| unrecognized(&error))?, Vec::new()),
+        BodyFormat::Protobuf => {
+            let object = protobuf::decode(bytes, (group, version, kind)).map_err(|error| unrecognized(&error))?;
+            (object, Vec::new())
+        }
     };
     checked(object, duplicates, (group, version, kind), validation)
 }

@@ -4,4 +4,5 @@ pub mod accept;
 pub mod body;
 pub mod decode;
 pub mod encode;
+pub mod protobuf;
 pub mod reply;

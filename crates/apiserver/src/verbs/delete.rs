@@ -19,7 +19,7 @@ use crate::{
     codec::{
         accept::Shapes,
         body::Body,
-        decode,
+        decode, protobuf,
         reply::{self, Listing},
     },
     rules::{Propagation, Rules},
@@ -179,6 +179,9 @@ impl Ask {
             let value: Value = match decode::format(&self.headers)? {
                 decode::BodyFormat::Json => serde_json::from_slice(body).map_err(|error| refuse(&error))?,
                 decode::BodyFormat::Yaml => decode::yaml(body).map_err(|error| refuse(&error))?,
+                decode::BodyFormat::Protobuf => {
+                    protobuf::decode(body, ("", "v1", "DeleteOptions")).map_err(|error| refuse(&error))?
+                }
             };
             serde_json::from_value(value).map_err(|error| refuse(&error))?
         };
