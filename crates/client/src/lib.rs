@@ -19,7 +19,7 @@ pub mod watch;
 
 pub use api::{ListParams, Page, Patch};
 pub use cache::{Cache, Change, PartialObject};
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, LiveToken};
 pub use error::Error;
 pub use events::{EventKind, Recorder};
 pub use http::Client;

@@ -37,6 +37,7 @@ use fleet::Fleet;
 pub static CONTROLLER: Controller = Controller {
     name: "deployment-controller",
     resource: &resources::DEPLOYMENT,
+    account: "deployment-controller",
     component: "deployment-controller",
     workers: 5,
     watch,

@@ -35,6 +35,7 @@ const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 pub static CONTROLLER: Controller = Controller {
     name: "endpointslice-controller",
     resource: &resources::SERVICE,
+    account: "endpointslice-controller",
     component: "endpoint-slice-controller",
     workers: 5,
     watch: |to, queue| {

@@ -37,6 +37,7 @@ const MANAGED_BY: (&str, &str) = ("endpoints.kubernetes.io/managed-by", "endpoin
 pub static CONTROLLER: Controller = Controller {
     name: "endpoints-controller",
     resource: &resources::SERVICE,
+    account: "endpoint-controller",
     component: "endpoint-controller",
     workers: 5,
     watch: |to, queue| {

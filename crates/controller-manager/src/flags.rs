@@ -56,6 +56,9 @@ pub struct Flags {
     /// How many pods that have ended may be kept.
     #[arg(long, default_value_t = 12_500)]
     pub terminated_pod_gc_threshold: usize,
+    /// Each controller acts as a ServiceAccount of its own; false: all act as the kubeconfig's user.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub use_service_account_credentials: bool,
     #[command(flatten)]
     pub accepted: Accepted,
 }
@@ -63,8 +66,6 @@ pub struct Flags {
 /// Flags of upstream that change nothing here: accepted so that its command lines work.
 #[derive(Debug, clap::Args)]
 pub struct Accepted {
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", action = clap::ArgAction::Set)]
-    pub use_service_account_credentials: Option<bool>,
     #[arg(long)]
     pub authentication_kubeconfig: Option<PathBuf>,
     #[arg(long)]

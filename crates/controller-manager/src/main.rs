@@ -8,6 +8,7 @@ mod endpoint_slice;
 mod endpoints;
 mod execute;
 mod flags;
+mod identity;
 mod owners;
 mod plan;
 mod pods;
@@ -19,7 +20,11 @@ mod service_pods;
 mod settings;
 
 use anyhow::{Context, bail};
-use client::lease::{self, End};
+use client::{
+    Config,
+    lease::{self, End},
+};
+use controllers::Start;
 use daemon::{
     access::Access,
     diagnosis::Ledger,
@@ -38,9 +43,9 @@ async fn main() -> anyhow::Result<()> {
     daemon::start(NAME, &flags.log);
     let shutdown = daemon::shutdown();
     let settings = flags.settings()?;
-    let client = flags.client.client(NAME).context("cannot reach the cluster: give a valid --kubeconfig")?;
+    let config = Config::load(flags.client.kubeconfig.as_deref()).context("give a valid --kubeconfig")?;
+    let client = flags.client.client(NAME)?;
     let ledger = Ledger::new(NAME);
-
     if let Some(address) = flags.serving.address(PORT) {
         let ops = Ops {
             metrics: daemon::metrics::Registry::default(),
@@ -52,12 +57,19 @@ async fn main() -> anyhow::Result<()> {
         tokio::spawn(ops.serve(listener, flags.serving.tls(NAME)?, shutdown.clone()));
     }
 
-    let work = |stop| controllers::run(client.clone(), settings, ledger, stop, |name| flags.wants(name));
-    if !flags.election.leader_elect {
+    let elect = flags.election.leader_elect;
+    let lease = flags.election.lease(NAME, flags.serving.address(PORT));
+    let start = Start { flags, settings, config, client: client.clone(), ledger };
+    let work = |stop| async {
+        if let Err(error) = controllers::run(start, stop).await {
+            tracing::error!(%error, "controllers cannot run");
+        }
+    };
+    if !elect {
         work(shutdown).await;
         return Ok(());
     }
-    match lease::lead(client.clone(), flags.election.lease(NAME, flags.serving.address(PORT)), shutdown, work).await {
+    match lease::lead(client, lease, shutdown, work).await {
         End::ShutDown | End::Finished => Ok(()),
         End::Lost => bail!("leadership was lost; another replica goes on"),
     }

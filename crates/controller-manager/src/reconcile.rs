@@ -26,6 +26,8 @@ pub struct Controller {
     pub name: &'static str,
     /// Whose keys are in the queue.
     pub resource: &'static Resource,
+    /// The ServiceAccount in kube-system that it acts as.
+    pub account: &'static str,
     /// As the source of its events.
     pub component: &'static str,
     pub workers: usize,

@@ -34,6 +34,7 @@ pub use status::{Counts, counts};
 pub static CONTROLLER: Controller = Controller {
     name: "replicaset-controller",
     resource: &resources::REPLICA_SET,
+    account: "replicaset-controller",
     component: "replicaset-controller",
     workers: 5,
     watch,

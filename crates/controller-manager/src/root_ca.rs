@@ -28,6 +28,7 @@ const DESCRIPTION_TEXT: &str = "Contains a CA bundle that can be used to verify 
 pub static CONTROLLER: Controller = Controller {
     name: "root-ca-certificate-publisher-controller",
     resource: &resources::NAMESPACE,
+    account: "root-ca-cert-publisher",
     component: "root-ca-cert-publisher",
     workers: 1,
     watch,

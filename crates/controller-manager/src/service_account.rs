@@ -22,6 +22,7 @@ const NAME: &str = "default";
 pub static CONTROLLER: Controller = Controller {
     name: "serviceaccount-controller",
     resource: &resources::NAMESPACE,
+    account: "service-account-controller",
     component: "serviceaccount-controller",
     workers: 1,
     watch,
