@@ -344,6 +344,7 @@ mod tests {
         assert_eq!((options.limit, options.timeout_s, options.watch), (2, Some(7), false));
     }
 
+    // long: a table
     #[test]
     fn bad_options_are_refused_in_upstreams_words() {
         let list = |query: &Query| ListOptions::from_query(query).map(drop);

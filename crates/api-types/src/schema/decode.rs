@@ -1,6 +1,8 @@
 //! A parsed document into the canonical form of its type: unknown fields dropped and
 //! reported, null taken for absent, quantities and times respelled, types checked.
 
+use std::fmt;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Map, Value};
 
@@ -9,6 +11,8 @@ use crate::{
     jiff::{self, Timestamp},
     quantity::{self, Quantity},
 };
+
+const NANOS_PER_SECOND: i128 = 1_000_000_000;
 
 /// A document as its type has it.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,10 +24,19 @@ pub struct Decoded {
 
 /// A value that its field cannot hold.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{path}: {problem}")]
 pub struct DecodeError {
     pub path: String,
     pub problem: Problem,
+}
+
+impl fmt::Display for DecodeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.problem {
+            // Upstream's words, which clients know, have no path.
+            Problem::Quantity(_) => write!(f, "{}", self.problem),
+            problem => write!(f, "{}: {problem}", self.path),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -230,7 +243,7 @@ fn canonical_time(text: &str, places: u8) -> Result<String, Problem> {
     let time: Timestamp = text.parse().map_err(|_| bad())?;
     if places == 0 {
         // A fraction is cut off, not rounded.
-        let nanos = i128::from(time.as_nanosecond().div_euclid(1_000_000_000)) * 1_000_000_000;
+        let nanos = time.as_nanosecond().div_euclid(NANOS_PER_SECOND) * NANOS_PER_SECOND;
         return Ok(Timestamp::from_nanosecond(nanos).map_err(|_| bad())?.to_string());
     }
     let printer = jiff::fmt::temporal::DateTimePrinter::new().precision(Some(places));
@@ -391,7 +404,7 @@ mod tests {
             (json!({"priority": 5_000_000_000_i64}), "spec.priority: 5000000000 is out of range"),
             (json!({"nodeSelector": {"a": 1}}), "spec.nodeSelector.a: must be a string, not a number"),
             (json!({"hostNetwork": "true"}), "spec.hostNetwork: must be a boolean, not a string"),
-            (json!({"overhead": {"cpu": "1i"}}), "spec.overhead.cpu: unable to parse quantity's suffix"),
+            (json!({"overhead": {"cpu": "1i"}}), "unable to parse quantity's suffix"),
         ] {
             assert_eq!(decode_pod(spec).unwrap_err().to_string(), message);
         }

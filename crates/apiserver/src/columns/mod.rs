@@ -125,6 +125,7 @@ const fn printer_of(columns: &'static [Spec], cells: fn(&View) -> Vec<Value>) ->
     Printer { columns, cells }
 }
 
+// long: one row per kind
 fn printer(resource: &Resource) -> Printer {
     match (resource.group.as_ref(), resource.plural.as_ref()) {
         ("", "pods") => printer_of(pods::COLUMNS, pods::cells),
