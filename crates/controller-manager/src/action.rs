@@ -35,6 +35,8 @@ pub enum Write {
         subresource: &'static str,
     },
     Delete(DeleteOptions),
+    /// Everything of the kind in the namespace.
+    DeleteAll(DeleteOptions),
 }
 
 /// An object that is known by more than its name.

@@ -10,14 +10,18 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     caches::{Caches, Subscriptions},
     deployment, endpoint_slice, endpoints,
+    everything::Everything,
     flags::Flags,
+    garbage::{self, Collector},
     identity::Identity,
+    namespace,
     reconcile::{self, Controller, Means},
     replica_set, root_ca, service_account,
     settings::Settings,
 };
 
-/// Every controller that is a row.
+/// Every controller that is a row. Two are not, as they work on objects of all kinds: the garbage
+/// collector and the namespace controller.
 pub static ALL: &[&Controller] = &[
     &service_account::CONTROLLER,
     &root_ca::CONTROLLER,
@@ -39,46 +43,77 @@ pub struct Start {
 
 /// Runs the controllers that `--controllers` wants until `shutdown`; returns when all have ended.
 pub async fn run(start: Start, shutdown: CancellationToken) -> Result<(), ConfigError> {
-    let Start { flags, settings, config, client, ledger } = start;
     let mut subscriptions = Subscriptions::default();
     let rows: Vec<(&'static Controller, Queue<_>)> = ALL
         .iter()
-        .filter(|controller| flags.wants(controller.name))
+        .filter(|controller| start.flags.wants(controller.name))
         .map(|controller| (*controller, Queue::new(controller.name)))
         .collect();
     for (controller, queue) in &rows {
         (controller.watch)(&mut subscriptions, queue);
     }
-    let caches = Caches::start(&client, subscriptions, &shutdown);
-    let settings = Arc::new(settings);
+    let (garbage, namespaces) = (Queue::new(garbage::NAME), Queue::new(namespace::NAME));
+    namespace::watch(&mut subscriptions, &namespaces);
+    let listeners: Vec<_> =
+        vec![Box::new(garbage::watch(&garbage)) as _, Box::new(namespace::watch_contents(&namespaces)) as _];
+
+    let caches = Caches::start(&start.client, subscriptions, &shutdown);
+    let everything = Everything::new(start.client.clone(), listeners);
+    let settings = Arc::new(start.settings.clone());
     let mut running = JoinSet::new();
+    let ready = async |caches: Arc<Caches>, everything: Option<Arc<Everything>>| {
+        // A decision on half a list would take what is not there yet for gone.
+        caches.synced().await;
+        if let Some(everything) = everything {
+            everything.synced().await;
+        }
+    };
     for (controller, queue) in rows {
-        let (identity, own) = match flags.use_service_account_credentials {
-            true => {
-                let (identity, own) = Identity::new(client.clone(), &config, controller.account)?;
-                (Some(identity), own)
-            }
-            false => (None, client.clone()),
-        };
-        let (caches, settings, ledger) = (Arc::clone(&caches), Arc::clone(&settings), ledger.clone());
-        let means = Means { client: own, caches, settings, ledger };
-        running.spawn(run_as(identity, controller, queue, means, shutdown.clone()));
+        let (identity, client) = identify(&start, controller.account)?;
+        let (caches, settings, ledger) = (Arc::clone(&caches), Arc::clone(&settings), start.ledger.clone());
+        let ready = ready(Arc::clone(&caches), None);
+        let work = reconcile::run(controller, queue, Means { client, caches, settings, ledger }, shutdown.clone());
+        running.spawn(run_as(identity, ready, work, shutdown.clone()));
     }
+    if start.flags.wants(garbage::NAME) {
+        let (identity, client) = identify(&start, garbage::ACCOUNT)?;
+        let ready = ready(Arc::clone(&caches), Some(Arc::clone(&everything)));
+        let (everything, ledger) = (Arc::clone(&everything), start.ledger.clone());
+        let work = garbage::run(Collector { client, everything, queue: garbage, ledger }, shutdown.clone());
+        running.spawn(run_as(identity, ready, work, shutdown.clone()));
+    }
+    if start.flags.wants(namespace::NAME) {
+        let (identity, client) = identify(&start, namespace::ACCOUNT)?;
+        let ready = ready(Arc::clone(&caches), Some(Arc::clone(&everything)));
+        let (everything, ledger) = (Arc::clone(&everything), start.ledger.clone());
+        let cache = caches.namespaces.clone();
+        let means = namespace::Means { client, namespaces: cache, everything, queue: namespaces, ledger };
+        running.spawn(run_as(identity, ready, namespace::run(means, shutdown.clone()), shutdown.clone()));
+    }
+    let follow = everything.follow(shutdown.clone());
+    running.spawn(async move { _ = shutdown.run_until_cancelled(follow).await });
     // Turns catch their panics, so a failed join has nothing to tell.
     while running.join_next().await.is_some() {}
     Ok(())
 }
 
+/// The client that a controller acts with, and the identity to keep up if it is one of its own.
+fn identify(start: &Start, account: &'static str) -> Result<(Option<Identity>, Client), ConfigError> {
+    if !start.flags.use_service_account_credentials {
+        return Ok((None, start.client.clone()));
+    }
+    let (identity, client) = Identity::new(start.client.clone(), &start.config, account)?;
+    Ok((Some(identity), client))
+}
+
 async fn run_as(
     identity: Option<Identity>,
-    controller: &'static Controller,
-    queue: Queue<api_types::Key>,
-    means: Means,
+    ready: impl Future<Output = ()>,
+    work: impl Future<Output = ()>,
     shutdown: CancellationToken,
 ) {
     let ready = async {
-        // A decision on half a list would take what is not there yet for gone.
-        means.caches.synced().await;
+        ready.await;
         if let Some(identity) = &identity {
             identity.renew().await;
         }
@@ -86,7 +121,6 @@ async fn run_as(
     if shutdown.run_until_cancelled(ready).await.is_none() {
         return;
     }
-    let work = reconcile::run(controller, queue, means, shutdown);
     match identity {
         Some(identity) => tokio::select! {
             () = work => {}

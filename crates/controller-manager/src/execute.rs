@@ -134,6 +134,10 @@ impl Executor {
                 };
                 (Method::PATCH, api::path(resource, key, subresource), content_type, body.clone())
             }
+            Write::DeleteAll(options) => {
+                let body = serde_json::to_value(options).unwrap_or_default();
+                (Method::DELETE, resource.path(&key.namespace), "application/json", body)
+            }
             Write::Delete(options) => {
                 let body = serde_json::to_value(options).unwrap_or_default();
                 (Method::DELETE, api::path(resource, key, ""), "application/json", body)
@@ -196,14 +200,14 @@ fn run_kind(action: &Action) -> RunKind {
     match action.write {
         Write::Create(_) => RunKind::Creations,
         Write::Delete(_) => RunKind::Deletions,
-        Write::Update { .. } | Write::Patch { .. } => RunKind::Single,
+        Write::Update { .. } | Write::Patch { .. } | Write::DeleteAll(_) => RunKind::Single,
     }
 }
 
 fn failure_kind(write: &Write) -> FailureKind {
     match write {
         Write::Create(_) => FailureKind::Create,
-        Write::Delete(_) => FailureKind::Delete,
+        Write::Delete(_) | Write::DeleteAll(_) => FailureKind::Delete,
         Write::Update { .. } | Write::Patch { .. } => FailureKind::Other,
     }
 }
@@ -215,7 +219,7 @@ fn is_settled(write: &Write, error: &Error) -> bool {
         Write::Create(_) => error.is_namespace_terminating(),
         // Gone, or another of that name has come: that one was not meant.
         Write::Delete(_) => error.is_not_found() || error.is_conflict(),
-        Write::Patch { .. } => error.is_not_found(),
+        Write::Patch { .. } | Write::DeleteAll(_) => error.is_not_found(),
         Write::Update { .. } => false,
     }
 }
@@ -225,6 +229,9 @@ fn trace(action: &Action, answer: &Value) -> Option<Trace> {
     if let Write::Delete(options) = &action.write {
         let uid = options.preconditions.as_ref().and_then(|only| only.uid.clone())?;
         return Some(Trace::Gone { uid });
+    }
+    if matches!(action.write, Write::DeleteAll(_)) {
+        return None;
     }
     answer["metadata"]["resourceVersion"].as_str().map(|version| Trace::Version(version.to_owned()))
 }

@@ -129,13 +129,13 @@ fn uid(write: &Written) -> Option<String> {
 }
 
 /// The plan's own words, then what it does.
-fn reasons(controller: &str, plan: &Plan) -> Vec<Reason> {
+pub fn reasons(controller: &str, plan: &Plan) -> Vec<Reason> {
     let decided = plan.reasons.iter().map(|reason| Reason::new(reason.code, &reason.message));
     let acts = plan.actions.iter().map(|action| {
         let what = match &action.write {
             Write::Create(_) => "creates",
             Write::Update { .. } | Write::Patch { .. } => "updates",
-            Write::Delete(_) => "deletes",
+            Write::Delete(_) | Write::DeleteAll(_) => "deletes",
         };
         let message = format!("{controller} {what} {} {}: {}", action.resource.singular, action.key, action.why);
         Reason::new("Acting", message)
