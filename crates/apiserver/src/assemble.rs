@@ -51,6 +51,7 @@ pub async fn assemble(flags: Flags, shutdown: CancellationToken, tasks: &TaskTra
         store,
         cache: cache.clone(),
         allocator: Arc::new(allocator),
+        quotas: Default::default(),
         dialer,
         health: Health::default(),
         metrics: Metrics::default(),

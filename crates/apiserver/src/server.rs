@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    admission::Locks,
     allocate::Allocator,
     authn::{Authenticator, User, token::Issuer},
     authz::Authorizer,
@@ -38,6 +39,8 @@ pub struct Server {
     /// Signs ServiceAccount tokens; `None` without a signing key.
     pub issuer: Option<Issuer>,
     pub allocator: Arc<Allocator>,
+    /// Turns of writes that count against quotas, by namespace.
+    pub quotas: Locks,
     /// To kubelets, pods and services.
     pub dialer: Dialer,
     pub health: Health,

@@ -1,1 +1,179 @@
-//! Under construction.
+//! Checks of a write that need to know who asks or what else exists: first those that
+//! change the object, then those that only refuse. Each is a pure decision over a
+//! [`Reader`]; [`CHAIN`] is their order.
+
+use api_types::{ApiError, Key, Resource};
+use serde_json::Value;
+
+use crate::{authn::User, reader::Reader};
+
+mod default_class;
+mod default_tolerations;
+mod limit_ranger;
+mod locks;
+mod namespace_lifecycle;
+mod node_restriction;
+mod node_taint;
+mod priority;
+mod quota;
+mod resize;
+mod runtime_class;
+mod service_account;
+mod storage_in_use;
+
+pub use locks::Locks;
+pub use quota::charged_namespace;
+pub use service_account::MISSING_DEFAULT_ACCOUNT;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+}
+
+/// A write on its way, apart from the object itself.
+#[derive(Clone, Copy)]
+pub struct Attributes<'a> {
+    pub user: &'a User,
+    pub resource: &'a Resource,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+    pub operation: Operation,
+    pub key: &'a Key,
+    /// What is stored, for updates and deletes.
+    pub old: Option<&'a Value>,
+    /// Five random letters, for names that are made here.
+    pub suffix: &'a str,
+}
+
+impl Attributes<'_> {
+    fn is(&self, operation: Operation, resource: &Resource, subresource: &str) -> bool {
+        self.operation == operation && self.resource == resource && self.subresource == subresource
+    }
+    fn creates(&self, resource: &Resource) -> bool {
+        self.is(Operation::Create, resource, "")
+    }
+    fn updates(&self, resource: &Resource) -> bool {
+        self.is(Operation::Update, resource, "")
+    }
+    fn forbidden(&self, why: impl std::fmt::Display) -> ApiError {
+        ApiError::forbidden(self.resource, &self.key.name, why)
+    }
+}
+
+type Mutate = fn(&Attributes, &mut Value, &dyn Reader) -> Result<(), ApiError>;
+/// The object is absent for deletes.
+type Validate = fn(&Attributes, Option<&Value>, &dyn Reader) -> Result<(), ApiError>;
+
+enum Check {
+    Mutate(Mutate),
+    Validate(Validate),
+}
+
+/// Upstream's names and order; quota comes last, so that nothing is charged that is refused.
+///
+/// Source: `AllOrderedPlugins` in pkg/kubeapiserver/options/plugins.go.
+const CHAIN: &[(&str, Check)] = &[
+    ("NamespaceLifecycle", Check::Mutate(namespace_lifecycle::admit)),
+    ("LimitRanger", Check::Mutate(limit_ranger::fill)),
+    ("ServiceAccount", Check::Mutate(service_account::fill)),
+    ("TaintNodesByCondition", Check::Mutate(node_taint::fill)),
+    ("Priority", Check::Mutate(priority::fill)),
+    ("DefaultTolerationSeconds", Check::Mutate(default_tolerations::fill)),
+    ("StorageObjectInUseProtection", Check::Mutate(storage_in_use::fill)),
+    ("RuntimeClass", Check::Mutate(runtime_class::fill)),
+    ("DefaultIngressClass", Check::Mutate(default_class::fill_ingress)),
+    ("DefaultStorageClass", Check::Mutate(default_class::fill_claim)),
+    ("NamespaceLifecycle", Check::Validate(namespace_lifecycle::validate)),
+    ("LimitRanger", Check::Validate(limit_ranger::validate)),
+    ("ServiceAccount", Check::Validate(service_account::validate)),
+    ("NodeRestriction", Check::Validate(node_restriction::validate)),
+    ("Priority", Check::Validate(priority::validate)),
+    ("PersistentVolumeClaimResize", Check::Validate(resize::validate)),
+    ("RuntimeClass", Check::Validate(runtime_class::validate)),
+    ("ResourceQuota", Check::Validate(quota::validate)),
+];
+
+/// Fills in what the cluster decides; runs after defaulting, before validation.
+pub fn mutate(attributes: &Attributes, object: &mut Value, reader: &dyn Reader) -> Result<(), ApiError> {
+    for (name, check) in CHAIN {
+        if let Check::Mutate(mutate) = check {
+            mutate(attributes, object, reader).inspect_err(|error| refused(name, error))?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses what the cluster does not allow; runs on the object as it will be stored.
+pub fn validate(attributes: &Attributes, object: Option<&Value>, reader: &dyn Reader) -> Result<(), ApiError> {
+    for (name, check) in CHAIN {
+        if let Check::Validate(validate) = check {
+            validate(attributes, object, reader).inspect_err(|error| refused(name, error))?;
+        }
+    }
+    Ok(())
+}
+
+fn refused(check: &str, error: &ApiError) {
+    tracing::debug!(check, %error, "refused");
+}
+
+#[cfg(test)]
+mod fixture {
+    use std::sync::Arc;
+
+    use super::*;
+
+    /// Objects that a test's decision reads.
+    #[derive(Default)]
+    pub(super) struct Objects(Vec<(Resource, Arc<Value>)>);
+
+    impl Objects {
+        pub(super) fn with(mut self, resource: Resource, object: Value) -> Self {
+            self.0.push((resource, Arc::new(object)));
+            self
+        }
+    }
+
+    impl Reader for Objects {
+        fn get(&self, resource: &Resource, key: &Key) -> Option<Arc<Value>> {
+            self.list(resource, &key.namespace)
+                .into_iter()
+                .find(|object| object["metadata"]["name"].as_str() == Some(&key.name))
+        }
+        fn list(&self, resource: &Resource, namespace: &str) -> Vec<Arc<Value>> {
+            let is_in = |object: &Value| {
+                namespace.is_empty() || object["metadata"]["namespace"].as_str().unwrap_or_default() == namespace
+            };
+            let all = self.0.iter().filter(|(other, object)| other == resource && is_in(object));
+            all.map(|(_, object)| object.clone()).collect()
+        }
+    }
+
+    /// A write by `user` of an object named `x` in namespace `n`.
+    pub(super) fn attributes<'a>(
+        user: &'a User,
+        resource: &'a Resource,
+        operation: Operation,
+        key: &'a Key,
+        old: Option<&'a Value>,
+    ) -> Attributes<'a> {
+        Attributes { user, resource, subresource: "", operation, key, old, suffix: "abcde" }
+    }
+
+    /// Runs one filling check on an object that is created in namespace `n` under the name `x`.
+    pub(super) fn filled(fill: Mutate, resource: &Resource, mut object: Value, objects: &Objects) -> Result<Value, String> {
+        let (user, key) = (User::default(), Key::new("n", "x"));
+        let attributes = attributes(&user, resource, Operation::Create, &key, None);
+        fill(&attributes, &mut object, objects).map_err(|error| error.message().to_owned())?;
+        Ok(object)
+    }
+
+    /// Runs one refusing check on such an object.
+    pub(super) fn refusal(validate: Validate, resource: &Resource, object: &Value, objects: &Objects) -> String {
+        let (user, key) = (User::default(), Key::new("n", "x"));
+        let attributes = attributes(&user, resource, Operation::Create, &key, None);
+        validate(&attributes, Some(object), objects).err().map(|error| error.message().to_owned()).unwrap_or_default()
+    }
+}

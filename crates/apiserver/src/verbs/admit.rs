@@ -1,12 +1,18 @@
 //! Where a write passes admission: before it is validated, to be changed, and after, to
 //! be refused.
 
+use std::time::Duration;
+
 use api_types::{ApiError, Key, names};
 use serde_json::Value;
+use tokio::{sync::OwnedMutexGuard, time};
 
 use super::Ask;
 pub use crate::admission::Operation;
 use crate::admission::{self, Attributes};
+
+/// How long a pod waits for its new namespace's account, which a controller makes.
+const ACCOUNT_WAIT: Duration = Duration::from_secs(1);
 
 impl Ask {
     pub(super) async fn mutate(
@@ -19,13 +25,22 @@ impl Ask {
     ) -> Result<Vec<String>, ApiError> {
         let suffix = names::generated("", rand::random());
         let attributes = self.attributes(operation, key, old, &suffix);
-        let untouched = object.clone();
-        let Err(refusal) = admission::mutate(&attributes, object, &*self.server.cache) else { return Ok(Vec::new()) };
-        // What is refused for something that is missing may be there by now.
+        let cache = &*self.server.cache;
+        if admission::mutate(&attributes, object, cache).is_ok() {
+            return Ok(Vec::new());
+        }
+        // What is refused for something that is missing may be there by now. Filling in twice is filling in once.
         self.catch_up().await?;
-        *object = untouched;
-        admission::mutate(&attributes, object, &*self.server.cache).map_err(|_| refusal)?;
-        Ok(Vec::new())
+        let mut outcome = admission::mutate(&attributes, object, cache);
+        let deadline = time::Instant::now() + ACCOUNT_WAIT;
+        while outcome.as_ref().is_err_and(|error| error.message().ends_with(admission::MISSING_DEFAULT_ACCOUNT)) {
+            let change = cache.wait_for(cache.revision() + 1);
+            if !matches!(time::timeout_at(deadline, change).await, Ok(Ok(()))) {
+                break;
+            }
+            outcome = admission::mutate(&attributes, object, cache);
+        }
+        outcome.map(|()| Vec::new())
     }
 
     pub(super) async fn validate(
@@ -39,6 +54,14 @@ impl Ask {
         let attributes = self.attributes(operation, key, old, "");
         admission::validate(&attributes, object, &*self.server.cache)?;
         Ok(Vec::new())
+    }
+
+    /// What a write must hold while it is counted against quotas, from before it is validated until it is stored
+    /// and visible: nothing, where there is no quota.
+    pub(super) async fn quota_turn(&self, operation: Operation, key: &Key) -> Option<OwnedMutexGuard<()>> {
+        let attributes = self.attributes(operation, key, None, "");
+        let namespace = admission::charged_namespace(&attributes, &*self.server.cache)?;
+        Some(self.server.quotas.lock(namespace).await)
     }
 
     fn attributes<'a>(

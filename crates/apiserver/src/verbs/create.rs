@@ -12,8 +12,7 @@ use bytes::Bytes;
 use http::{Response, StatusCode};
 use serde_json::Value;
 
-use super::{Ask, meta, read::store_refusal};
-use super::admit::Operation;
+use super::{Ask, admit::Operation, meta, read::store_refusal};
 use crate::{
     authz,
     codec::{
@@ -99,6 +98,7 @@ impl Ask {
             return Err(ApiError::invalid(&resource.group, &resource.kind, &key.name, &errors));
         }
         warnings.extend((self.rules.warnings)(&object));
+        let _turn = self.quota_turn(Operation::Create, &key).await;
         warnings.extend(self.validate(Operation::Create, &key, Some(&object), None, options.dry_run).await?);
         let claim = self.server.allocator.claim(&self.kind.resource, &mut object, None, options.dry_run, &self.server).await?;
         let bytes = self.encode(object);
