@@ -63,6 +63,10 @@ pub struct Rules {
     /// (object, requested seconds): `Some(grace)` where deletion gives notice first.
     pub graceful: fn(&Value, Option<i64>) -> Option<i64>,
     pub default_propagation: Propagation,
+    /// Something besides metadata.finalizers keeps a deleted object.
+    pub is_held: fn(&Value) -> bool,
+    /// What a deletion changes in an object that it does not remove, besides its metadata.
+    pub mark_deleted: fn(&mut Value),
     /// DELETE answers with the object where other kinds answer with a Status.
     pub returns_deleted: bool,
 }
@@ -83,6 +87,8 @@ pub const PLAIN: Rules = Rules {
     unconditional_update: true,
     graceful: |_, _| None,
     default_propagation: Propagation::Background,
+    is_held: |_| false,
+    mark_deleted: |_| {},
     returns_deleted: false,
 };
 

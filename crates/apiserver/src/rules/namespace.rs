@@ -24,6 +24,8 @@ pub const RULES: Rules = Rules {
         ]
     },
     selectable_names: &["name", "status.phase"],
+    is_held: |namespace| namespace.get("spec").is_some_and(|spec| !list(spec, "finalizers").is_empty()),
+    mark_deleted: terminate,
     ..PLAIN
 };
 

@@ -58,7 +58,7 @@ fn fate(object: &Value, options: &DeleteOptions, rules: &Rules, now: Timestamp) 
     let old_finalizers: Vec<String> = meta::finalizers(&object).into_iter().map(str::to_owned).collect();
     let finalizers = finalizers_for(&old_finalizers, options, rules.default_propagation);
     let is_changed = finalizers != old_finalizers;
-    let has_finalizers = !finalizers.is_empty();
+    let has_finalizers = !finalizers.is_empty() || (rules.is_held)(&object);
     if is_changed {
         meta::set_finalizers(&mut object, finalizers);
     }
@@ -68,7 +68,7 @@ fn fate(object: &Value, options: &DeleteOptions, rules: &Rules, now: Timestamp) 
         Grace::None if !has_finalizers => Fate::Gone,
         Grace::None => {
             // Only the finalizers keep it: there is no grace to wait for.
-            let was_marked = meta::is_terminating(&object) && meta::number(&object, "deletionGracePeriodSeconds") == Some(0);
+            let was_marked = meta::is_terminating(&object) && meta::number(&object, "deletionGracePeriodSeconds").unwrap_or(0) == 0;
             if was_marked && !is_changed {
                 return Fate::Unchanged;
             }
@@ -77,6 +77,7 @@ fn fate(object: &Value, options: &DeleteOptions, rules: &Rules, now: Timestamp) 
                 at => at.to_owned(),
             };
             meta::deleted(&mut object, &at, 0);
+            (rules.mark_deleted)(&mut object);
             Fate::Lingers(object)
         }
         Grace::Seconds(0) if !has_finalizers => Fate::Gone,

@@ -129,6 +129,7 @@ impl Ask {
         warnings.extend(self.validate(Operation::Update, &self.key, Some(&new), Some(&old), options.dry_run).await?);
         let is_last = meta::is_terminating(&old)
             && meta::finalizers(&new).is_empty()
+            && !(self.rules.is_held)(&new)
             && meta::number(&old, "deletionGracePeriodSeconds").unwrap_or(0) == 0;
         let claim = self.server.allocator.claim(resource, &mut new, Some(&old), options.dry_run, &self.server).await?;
         let bytes = self.encode(new);
