@@ -29,8 +29,6 @@ pub struct Storage {
     pub namespaced: bool,
     /// Objects vanish by themselves after this long; `None`: they stay.
     pub ttl_s: Option<i64>,
-    /// A delete that removes the object answers with it, not with a Status.
-    pub returns_deleted: bool,
     /// The row that is stored as it is served: its rules know the selectable fields.
     pub resource: Resource,
 }
@@ -123,21 +121,7 @@ fn storage(resource: &Resource) -> Storage {
         kind: resource.kind.to_string(),
         namespaced: resource.is_namespaced(),
         ttl_s: (resource.group.is_empty() && resource.plural == "events").then_some(EVENT_TTL_S),
-        returns_deleted: returns_deleted(resource),
         resource: resource.clone(),
-    }
-}
-
-/// As the API's specification has it, kind by kind.
-fn returns_deleted(resource: &Resource) -> bool {
-    match (resource.group.as_ref(), resource.plural.as_ref()) {
-        ("", plural) => matches!(
-            plural,
-            "persistentvolumeclaims" | "persistentvolumes" | "pods" | "podtemplates" | "resourcequotas" | "serviceaccounts" | "services"
-        ),
-        ("resource.k8s.io", _) => true,
-        ("storage.k8s.io", plural) => plural != "csistoragecapacities",
-        _ => false,
     }
 }
 

@@ -24,6 +24,12 @@ pub(super) fn stored_as<'a>(resource: &'a Resource, all: &'a [Resource]) -> (&'a
 const EVENTS: View = View {
     from_stored: |event| {
         rename(event, EVENT_FIELDS.iter().map(|(core, events)| (*core, *events)));
+        // The core version writes these out even when they are empty.
+        for field in ["reportingController", "reportingInstance"] {
+            if event[field] == "" {
+                event.as_object_mut().map(|event| event.remove(field));
+            }
+        }
         set_type(event, "events.k8s.io/v1", "Event");
     },
     to_stored: |event| {
@@ -105,6 +111,7 @@ fn autoscaler_to_v1(autoscaler: &mut Value) {
     }
     for (part, field, annotation) in ASIDE {
         let aside = autoscaler.get_mut(*part).and_then(Value::as_object_mut).and_then(|part| part.remove(*field));
+        let aside = aside.filter(|aside| !aside.is_null());
         if let Some(annotations) = aside.as_ref().and_then(|_| annotations(autoscaler)) {
             annotations.insert((*annotation).to_owned(), aside.unwrap_or_default().to_string().into());
         }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use api_types::{
-    ApiError,
+    ApiError, Resource,
     jiff::{SignedDuration, Timestamp},
     k8s::meta::DeleteOptions,
     options::{check_delete, delete_options},
@@ -33,8 +33,8 @@ const COLLECTION_CONCURRENCY: usize = 16;
 /// What a deletion comes to.
 #[derive(Debug, PartialEq)]
 enum Fate {
-    /// Removed from the store.
-    Gone,
+    /// Removed from the store; the object as a reply shows it.
+    Gone(Value),
     /// Stays, marked; the object as it is to be written.
     Lingers(Value),
     /// Being deleted already, and this request changes nothing.
@@ -65,7 +65,7 @@ fn fate(object: &Value, options: &DeleteOptions, rules: &Rules, now: Timestamp) 
     match grace(&object, requested, rules) {
         Grace::Pending if is_changed => Fate::Lingers(object),
         Grace::Pending => Fate::Unchanged,
-        Grace::None if !has_finalizers => Fate::Gone,
+        Grace::None if !has_finalizers => Fate::Gone(object),
         Grace::None => {
             // Only the finalizers keep it: there is no grace to wait for.
             let was_marked = meta::is_terminating(&object) && meta::number(&object, "deletionGracePeriodSeconds").unwrap_or(0) == 0;
@@ -80,14 +80,13 @@ fn fate(object: &Value, options: &DeleteOptions, rules: &Rules, now: Timestamp) 
             (rules.mark_deleted)(&mut object);
             Fate::Lingers(object)
         }
-        Grace::Seconds(0) if !has_finalizers => Fate::Gone,
         Grace::Seconds(grace_s) => {
             let begun = match meta::text(&object, "deletionTimestamp").parse::<Timestamp>() {
                 Ok(end) => end - SignedDuration::from_secs(meta::number(&object, "deletionGracePeriodSeconds").unwrap_or(0)),
                 Err(_) => now,
             };
             meta::deleted(&mut object, &time(begun + SignedDuration::from_secs(grace_s)), grace_s);
-            Fate::Lingers(object)
+            if grace_s == 0 && !has_finalizers { Fate::Gone(object) } else { Fate::Lingers(object) }
         }
     }
 }
@@ -157,7 +156,7 @@ impl Ask {
                 };
                 reply::item(status, view, &item)
             }
-            Deleted::Gone(item) if self.kind.storage.returns_deleted => reply::item(StatusCode::OK, view, &item),
+            Deleted::Gone(item) if self.rules.returns_deleted => reply::item(StatusCode::OK, view, &item),
             Deleted::Gone(item) => {
                 let mut details = json!({ "name": self.key.name, "kind": resource.plural });
                 if !resource.group.is_empty() {
@@ -228,31 +227,38 @@ impl Ask {
         self.check_delete_preconditions(&object, options)?;
         self.validate(Operation::Delete, &self.key, None, Some(&object), dry_run).await?;
         let stored_key = self.stored_key(&self.key);
-        let (result, bytes) = match fate(&object, options, &self.rules, Timestamp::now()) {
+        let bytes = match fate(&object, options, &self.rules, Timestamp::now()) {
             Fate::Unchanged => return Ok(Some(Deleted::Lingers(existing.clone()))),
-            Fate::Gone if dry_run => return Ok(Some(Deleted::Gone(existing.clone()))),
-            Fate::Gone => (self.server.store.delete(&stored_key, existing.revision).await, None),
+            Fate::Gone(object) => {
+                let shown = self.item(&self.key, existing.revision, self.encode(object));
+                if dry_run {
+                    return Ok(Some(Deleted::Gone(shown)));
+                }
+                return match self.server.store.delete(&stored_key, existing.revision).await {
+                    Ok(revision) => {
+                        self.seen(revision).await;
+                        Ok(Some(Deleted::Gone(shown)))
+                    }
+                    Err(StoreError::Conflict { .. }) => Ok(None),
+                    Err(error) => Err(store_refusal(&error)),
+                };
+            }
             Fate::Lingers(object) => {
                 let bytes = self.encode(object);
                 if dry_run {
                     return Ok(Some(Deleted::Lingers(self.item(&self.key, existing.revision, bytes))));
                 }
-                let ttl_s = self.kind.storage.ttl_s;
-                let result = self.server.store.put(&stored_key, bytes.clone(), existing.revision, ttl_s).await;
-                (result, Some(bytes))
+                bytes
             }
         };
-        match (result, bytes) {
-            (Ok(revision), None) => {
-                self.seen(revision).await;
-                Ok(Some(Deleted::Gone(existing.clone())))
-            }
-            (Ok(revision), Some(bytes)) => {
+        let ttl_s = self.kind.storage.ttl_s;
+        match self.server.store.put(&stored_key, bytes.clone(), existing.revision, ttl_s).await {
+            Ok(revision) => {
                 self.seen(revision).await;
                 Ok(Some(Deleted::Lingers(self.item(&self.key, revision, bytes))))
             }
-            (Err(StoreError::Conflict { .. }), _) => Ok(None),
-            (Err(error), _) => Err(store_refusal(&error)),
+            Err(StoreError::Conflict { .. }) => Ok(None),
+            Err(error) => Err(store_refusal(&error)),
         }
     }
 
@@ -268,7 +274,11 @@ impl Ask {
                     "the {word} in the precondition ({wanted}) does not match the {word} in record ({found}). The \
                      object might have been {happened}"
                 );
-                return Err(ApiError::conflict(&self.kind.resource, &self.key.name, why));
+                // Upstream names the kind here, not the resource.
+                let Resource { group, kind, .. } = &self.kind.resource;
+                let dot = if group.is_empty() { "" } else { "." };
+                let message = format!("Operation cannot be fulfilled on {kind}{dot}{group} \"{}\": {why}", self.key.name);
+                return Err(ApiError::new(409, "Conflict", message).with_object(group, kind, &self.key.name));
             }
         }
         Ok(())
@@ -324,7 +334,7 @@ mod tests {
         let options: DeleteOptions = serde_json::from_value(options).unwrap();
         let object = json!({ "metadata": metadata });
         let got = match fate(&object, &options, rules, now) {
-            Fate::Gone => None,
+            Fate::Gone(_) => None,
             Fate::Unchanged => Some(json!("unchanged")),
             Fate::Lingers(object) => Some(object["metadata"].clone()),
         };

@@ -41,8 +41,8 @@ impl Patch {
             JSON => Ok(Self::Json(body)),
             MERGE => Ok(Self::Merge(value()?)),
             STRATEGIC if has_fields => Ok(Self::Strategic(value()?)),
-            _ if has_fields => Err(decode::unknown_format(&[JSON, MERGE, STRATEGIC])),
-            _ => Err(decode::unknown_format(&[JSON, MERGE])),
+            STRATEGIC => Err(decode::unknown_format(&[JSON, MERGE])),
+            _ => Err(ApiError::unsupported_media_type("415: Unsupported Media Type").with_object("", "", "")),
         }
     }
 
