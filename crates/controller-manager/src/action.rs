@@ -95,6 +95,11 @@ impl Action {
         let patch = Patch::Strategic(with_uid(patch, object.uid()));
         Self::of(object, Write::Patch { patch, subresource: "status" }, why)
     }
+    /// Changes the very version that was seen; for lists that must not be merged.
+    pub fn merge<K: Object>(object: &K, mut patch: Value, why: impl Into<String>) -> Self {
+        patch["metadata"]["resourceVersion"] = Value::from(object.resource_version());
+        Self::of(object, Write::Patch { patch: Patch::Merge(with_uid(patch, object.uid())), subresource: "" }, why)
+    }
     pub fn delete<K: Object>(object: &K, why: impl Into<String>) -> Self {
         Self::of(object, Write::Delete(only_uid(object.uid())), why)
     }
@@ -102,12 +107,6 @@ impl Action {
     pub fn delete_now<K: Object>(object: &K, why: impl Into<String>) -> Self {
         let options = DeleteOptions { grace_period_seconds: Some(0), ..only_uid(object.uid()) };
         Self::of(object, Write::Delete(options), why)
-    }
-    pub fn with_propagation(mut self, policy: &str) -> Self {
-        if let Write::Delete(options) = &mut self.write {
-            options.propagation_policy = Some(policy.to_owned());
-        }
-        self
     }
     pub fn only_while(mut self, owner: Owner) -> Self {
         self.only_while = Some(owner);

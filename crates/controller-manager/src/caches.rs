@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use api_types::{
     Key, Object, Resource,
+    jiff::Timestamp,
     k8s::{
         apps, batch, certificates, coordination,
         core::{self, Pod},
@@ -16,7 +17,7 @@ use api_types::{
 use client::{Cache, Change, Client};
 use tokio_util::sync::CancellationToken;
 
-use crate::owners::controller_of;
+use crate::{heard::Heard, owners::controller_of};
 
 /// Told of a change after the caches show it.
 pub type Subscriber<K> = Box<dyn Fn(&Caches, &Change<K>) + Send + Sync>;
@@ -38,7 +39,11 @@ pub const SERVICE_NAME_LABEL: &str = "kubernetes.io/service-name";
 macro_rules! caches {
     ($($field:ident: $kind:ty { $($set:tt)* })*) => {
         /// One cache per kind.
-        pub struct Caches { $(pub $field: Cache<$kind>,)* }
+        pub struct Caches {
+            /// When nodes gave a sign of life, by our own clock.
+            pub heard: Heard,
+            $(pub $field: Cache<$kind>,)*
+        }
 
         /// Who wants to be told of what, collected before the caches start.
         #[derive(Default)]
@@ -48,7 +53,8 @@ macro_rules! caches {
             /// Begins to follow the server, until `shutdown`.
             pub fn start(client: &Client, subscriptions: Subscriptions, shutdown: &CancellationToken) -> Arc<Self> {
                 let known: Arc<OnceLock<Arc<Caches>>> = Arc::default();
-                let caches = Arc::new(Caches { $($field: {
+                let heard = Heard::new(Timestamp::now());
+                let caches = Arc::new(Caches { heard, $($field: {
                     let mut builder = Cache::<$kind>::builder(client.clone())$($set)*;
                     for tell in subscriptions.$field {
                         let known = Arc::clone(&known);
@@ -64,9 +70,6 @@ macro_rules! caches {
             /// Returns when every first list is complete.
             pub async fn synced(&self) {
                 $(self.$field.synced().await;)*
-            }
-            pub fn is_synced(&self) -> bool {
-                true $(&& self.$field.is_synced())*
             }
             /// Returns when the cache of `resource`, if there is one, shows everything up to `resource_version`.
             pub async fn seen(&self, resource: &Resource, resource_version: &str) {

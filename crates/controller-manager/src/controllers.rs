@@ -14,10 +14,11 @@ use crate::{
     flags::Flags,
     garbage::{self, Collector},
     identity::Identity,
-    namespace,
+    namespace, node_ipam, node_lifecycle, pod_gc,
     reconcile::{self, Controller, Means},
     replica_set, root_ca, service_account,
     settings::Settings,
+    taint_eviction,
 };
 
 /// Every controller that is a row. Two are not, as they work on objects of all kinds: the garbage
@@ -29,6 +30,10 @@ pub static ALL: &[&Controller] = &[
     &deployment::CONTROLLER,
     &endpoints::CONTROLLER,
     &endpoint_slice::CONTROLLER,
+    &node_ipam::CONTROLLER,
+    &node_lifecycle::CONTROLLER,
+    &taint_eviction::CONTROLLER,
+    &pod_gc::CONTROLLER,
 ];
 
 /// What it takes to run them.

@@ -11,10 +11,14 @@ mod everything;
 mod execute;
 mod flags;
 mod garbage;
+mod heard;
 mod identity;
 mod namespace;
+mod node_ipam;
+mod node_lifecycle;
 mod owners;
 mod plan;
+mod pod_gc;
 mod pods;
 mod reconcile;
 mod replica_set;
@@ -22,6 +26,7 @@ mod root_ca;
 mod service_account;
 mod service_pods;
 mod settings;
+mod taint_eviction;
 
 use anyhow::{Context, bail};
 use client::{

@@ -10,10 +10,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use api_types::{
     Key, Object,
     jiff::Timestamp,
-    k8s::{
-        apps::ReplicaSet,
-        core::{Pod, PodTemplateSpec},
-    },
+    k8s::{apps::ReplicaSet, core::Pod},
     labels::Selector,
     resources,
 };
@@ -132,13 +129,11 @@ pub fn soonest_available(pods: &[Arc<Pod>], min_ready_s: i32, now: Timestamp) ->
     waits.min()
 }
 
-/// What pods are made from.
-pub type Template = PodTemplateSpec;
-
 #[cfg(test)]
 mod tests {
     use api_types::k8s::{
         apps::ReplicaSetSpec,
+        core::PodTemplateSpec,
         meta::{LabelSelector, ObjectMeta},
     };
 
