@@ -10,7 +10,7 @@ const HEADER_BYTES: usize = 8;
 /// Flag of a last frame.
 const FIN: u8 = 1;
 /// Longer data frames are refused; clients send at most some tens of kilobytes.
-const DATA_MAX_BYTES: usize = 4 << 20;
+const DATA_MAX_BYTES: usize = 1 << 20;
 /// Longer control frames are refused: they carry a few headers.
 const CONTROL_MAX_BYTES: usize = 64 << 10;
 
