@@ -179,6 +179,17 @@ where
     end
 }
 
+/// How a round ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attempt {
+    Ours,
+    Theirs,
+    Unreachable,
+}
+
+/// The first pause after a server that did not answer; doubled up to the retry period.
+const UNREACHABLE_PAUSE: Duration = Duration::from_millis(50);
+
 struct Candidate {
     client: Client,
     config: LeaseConfig,
@@ -190,8 +201,17 @@ impl Candidate {
     async fn acquire(&mut self) {
         /// Spreads the candidates: 1 to 2.2 times the retry period.
         const JITTER: f64 = 1.2;
-        while !self.attempt().await {
-            sleep(self.config.retry_period.mul_f64(1.0 + JITTER * rand::random::<f64>())).await;
+        let mut unreachable = UNREACHABLE_PAUSE;
+        loop {
+            let pause = match self.attempt().await {
+                Attempt::Ours => return,
+                Attempt::Theirs => self.config.retry_period,
+                // Nobody answers, so nobody leads: a server that comes up is found soon.
+                Attempt::Unreachable => {
+                    std::mem::replace(&mut unreachable, (unreachable * 2).min(self.config.retry_period))
+                }
+            };
+            sleep(pause.mul_f64(1.0 + JITTER * rand::random::<f64>())).await;
         }
     }
 
@@ -202,9 +222,9 @@ impl Candidate {
             sleep(self.config.retry_period).await;
             let deadline = renewed + self.config.renew_deadline;
             match tokio::time::timeout_at(deadline, self.attempt()).await {
-                Ok(true) => renewed = Instant::now(),
-                Ok(false) if Instant::now() < deadline && !self.is_taken() => {}
-                Ok(false) | Err(_) => return,
+                Ok(Attempt::Ours) => renewed = Instant::now(),
+                Ok(_) if Instant::now() < deadline && !self.is_taken() => {}
+                Ok(_) | Err(_) => return,
             }
         }
     }
@@ -214,18 +234,19 @@ impl Candidate {
         decide(&self.observed, &self.config.identity, Instant::now()) == Action::Wait
     }
 
-    /// One round: look, decide, write. Whether the lease is ours after it.
-    async fn attempt(&mut self) -> bool {
+    /// One round: look, decide, write.
+    async fn attempt(&mut self) -> Attempt {
         match self.try_once().await {
-            Ok(ours) => ours,
+            Ok(true) => Attempt::Ours,
+            Ok(false) => Attempt::Theirs,
             Err(error) if error.is_conflict() || error.is_already_exists() => {
                 // What we knew is old; look again in the next round.
                 self.observed.lease = None;
-                false
+                Attempt::Theirs
             }
             Err(error) => {
                 tracing::debug!(lease = self.config.name, why = crate::controller::chain(&error), "lease not written");
-                false
+                Attempt::Unreachable
             }
         }
     }

@@ -1,10 +1,11 @@
 //! The test image's program: HTTP on 8080. `/` answers the hostname, `/echo` the request
 //! as it came, `/resolve?NAME` the addresses of a DNS name, `/env` the environment,
-//! `/exit?CODE` ends the process. Static and without dependencies, so that an image of this
-//! one file runs anywhere.
+//! `/exit?CODE` ends the process, as does SIGTERM. Static, so that an image of this one file
+//! runs anywhere.
 
 mod resolve;
 
+use signal_hook::{consts::SIGTERM, iterator::Signals};
 use std::{
     fs,
     io::{self, BufRead, BufReader, Read, Write},
@@ -18,6 +19,12 @@ const BODY_BYTES_MAX: u64 = 1 << 20;
 fn main() -> io::Result<()> {
     let listener = TcpListener::bind(("::", PORT)).or_else(|_| TcpListener::bind(("0.0.0.0", PORT)))?;
     println!("{} listens on {PORT}", hostname());
+    // The first process of a container has no default action for signals.
+    let mut signals = Signals::new([SIGTERM])?;
+    thread::spawn(move || {
+        signals.forever().next();
+        std::process::exit(0);
+    });
     for stream in listener.incoming() {
         let stream = stream?;
         thread::spawn(move || {
