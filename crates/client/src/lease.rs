@@ -208,7 +208,9 @@ impl Candidate {
                 Attempt::Theirs => self.config.retry_period,
                 // Nobody answers, so nobody leads: a server that comes up is found soon.
                 Attempt::Unreachable => {
-                    std::mem::replace(&mut unreachable, (unreachable * 2).min(self.config.retry_period))
+                    let pause = unreachable;
+                    unreachable = (pause * 2).min(self.config.retry_period);
+                    pause
                 }
             };
             sleep(pause.mul_f64(1.0 + JITTER * rand::random::<f64>())).await;
