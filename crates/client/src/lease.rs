@@ -154,7 +154,7 @@ where
     Fut: Future<Output = ()>,
 {
     let mut candidate = Candidate { client, config, observed: Observed::default() };
-    if shutdown.run_until_cancelled(candidate.acquire()).await.is_none() {
+    if shutdown.run_until_cancelled(Box::pin(candidate.acquire())).await.is_none() {
         return End::ShutDown;
     }
     let (name, identity) = (candidate.config.name.clone(), candidate.config.identity.clone());
