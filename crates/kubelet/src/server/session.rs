@@ -1,7 +1,7 @@
 //! A client at a process's standard streams, however they are framed: what exec and
 //! attach work with, and WebSocket and SPDY provide.
 
-use std::pin::Pin;
+use std::{pin::Pin, time::Duration};
 
 use api_types::k8s::meta::{Status, StatusCause, StatusDetails};
 use bytes::Bytes;
@@ -17,6 +17,10 @@ use crate::runtime::{Exec, ExecRequest, Output, Runtime, RuntimeError, Streams};
 
 /// Pieces that wait in each direction, then their source waits.
 pub const PIECES: usize = 32;
+
+/// After each refusal of a terminal's size.
+const RESIZE_PAUSES: [Duration; 4] =
+    [Duration::from_millis(10), Duration::from_millis(40), Duration::from_millis(160), Duration::from_millis(640)];
 
 /// The process's end of a conversation.
 pub struct Session {
@@ -108,24 +112,36 @@ enum Ending {
 async fn converse<'a>(
     streams: Streams,
     wanted: Wanted,
-    mut session: Session,
+    session: Session,
     resize: impl Fn(Size) -> BoxFuture<'a, Result<(), RuntimeError>>,
 ) -> Ending {
     // Beside each other: a process that does not read must not keep its output back.
     let mut feeding = std::pin::pin!(feed(streams.input, session.stdin));
+    let mut sizing = std::pin::pin!(follow_size(session.resizes, resize));
     let mut draining = std::pin::pin!(drain(streams.output, wanted, &session.output));
-    let (mut feeds, mut resizes) = (true, wanted.tty);
+    let (mut feeds, mut sizes) = (true, wanted.tty);
     loop {
         tokio::select! {
             ending = &mut draining => return ending,
             () = session.output.closed() => return Ending::ClientGone,
             () = &mut feeding, if feeds => feeds = false,
-            size = session.resizes.recv(), if resizes => match size {
-                None => resizes = false,
-                Some(size) => if let Err(error) = resize(size).await {
-                    tracing::debug!(%error, "terminal not resized");
-                },
-            },
+            () = &mut sizing, if sizes => sizes = false,
+        }
+    }
+}
+
+/// Passes sizes on. The first comes before the process has fully started, so a refused one is tried again.
+async fn follow_size<'a>(
+    mut sizes: mpsc::Receiver<Size>,
+    resize: impl Fn(Size) -> BoxFuture<'a, Result<(), RuntimeError>>,
+) {
+    while let Some(size) = sizes.recv().await {
+        for pause in RESIZE_PAUSES {
+            match resize(size).await {
+                Ok(()) => break,
+                Err(error) => tracing::debug!(%error, "terminal not resized yet"),
+            }
+            tokio::time::sleep(pause).await;
         }
     }
 }
