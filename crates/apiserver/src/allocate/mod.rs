@@ -434,7 +434,7 @@ mod tests {
     #[tokio::test]
     async fn numbers_under_way_are_not_given_twice() {
         let bench = Bench::new();
-        let chosen = json!({"type": "NodePort", "clusterIP": "10.0.0.5", "ports": [{"port": 80, "nodePort": 30000}]});
+        let chosen = json!({"type": "NodePort", "clusterIP": "10.0.0.5", "clusterIPs": ["10.0.0.5"], "ports": [{"port": 80, "nodePort": 30000}]});
         let (_, first) = bench.claim(chosen.clone(), false).await;
         let first = first.expect("free");
         let (_, second) = bench.claim(chosen.clone(), false).await;
@@ -456,7 +456,9 @@ mod tests {
         let (service, claim) = bench.claim(json!({"type": "ClusterIP"}), false).await;
         assert!(claim.is_ok());
         assert_eq!(service["spec"]["clusterIP"], "10.0.0.14");
-        let (_, chosen) = bench.claim(json!({"type": "ClusterIP", "clusterIP": "10.0.0.13"}), false).await;
+        let (_, chosen) = bench
+            .claim(json!({"type": "ClusterIP", "clusterIP": "10.0.0.13", "clusterIPs": ["10.0.0.13"]}), false)
+            .await;
         assert!(chosen.err().expect("taken").message().contains("provided IP is already allocated"));
         assert_eq!(bench.objects.0.lock().len(), 14, "what others hold is left alone");
     }
@@ -475,7 +477,7 @@ mod tests {
     #[tokio::test]
     async fn deletion_frees() {
         let mut bench = Bench::new();
-        let spec = json!({"type": "NodePort", "clusterIP": "10.0.0.5", "ports": [{"port": 80, "nodePort": 30000}]});
+        let spec = json!({"type": "NodePort", "clusterIP": "10.0.0.5", "clusterIPs": ["10.0.0.5"], "ports": [{"port": 80, "nodePort": 30000}]});
         bench.create("a", spec.clone()).await;
         bench.fed.change("IPAddress", &Key::cluster("10.0.0.5"), Some(&json!({})));
         bench.fed.change("Service", &Key::new("ns", "a"), None);

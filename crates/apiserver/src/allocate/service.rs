@@ -1,12 +1,12 @@
-//! What a Service occupies, what it keeps across an update, and what it still lacks. Pure: the
-//! numbers come from the caller.
+//! What a Service occupies, and what it still lacks. Pure: the numbers come from the caller.
+//! What it keeps across an update, the kind's rules have put in its place already.
 //!
-//! Source: kubernetes/pkg/registry/core/service/{strategy.go,storage/{alloc,storage}.go}.
+//! Source: kubernetes/pkg/registry/core/service/storage/alloc.go.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use api_types::{ApiError, FieldError};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::families;
 
@@ -48,11 +48,6 @@ pub fn fill(
     let before = old.map(held).unwrap_or_default();
     let spec = &mut service["spec"];
     let old = old.map(|old| &old["spec"]);
-    drop_what_the_type_has_not(spec, old);
-    if let Some(old) = old {
-        carry_over(spec, old);
-    }
-    normalize(spec, old);
     families::fill(spec, old, offered).map_err(invalid)?;
     fill_addresses(spec, &before, source).map_err(|failure| failure.into_refusal(&name))?;
     fill_ports(spec, &before, source).map_err(|failure| failure.into_refusal(&name))?;
@@ -84,97 +79,6 @@ fn has_node_ports(spec: &Value) -> bool {
 }
 fn has_health_check(spec: &Value) -> bool {
     spec["type"] == "LoadBalancer" && spec["externalTrafficPolicy"] == "Local"
-}
-
-/// What only another type has goes when the type changes and the client left it as it was.
-fn drop_what_the_type_has_not(spec: &mut Value, old: Option<&Value>) {
-    let Some(old) = old else { return };
-    if !is_external(old) && is_external(spec) && same_or_absent(spec, old, "clusterIP") {
-        remove(spec, &["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"]);
-    }
-    if has_node_ports(old) && !has_node_ports(spec) {
-        let before: Vec<Value> = ports_of(old).iter().map(|port| port["nodePort"].clone()).collect();
-        let now: Vec<Value> = ports_of(spec).iter().map(|port| port["nodePort"].clone()).collect();
-        if before == now {
-            for port in spec["ports"].as_array_mut().into_iter().flatten() {
-                remove(port, &["nodePort"]);
-            }
-        }
-    }
-    if has_health_check(old) && !has_health_check(spec) && same_or_absent(spec, old, "healthCheckNodePort") {
-        remove(spec, &["healthCheckNodePort"]);
-    }
-    if old["type"] == "LoadBalancer" && spec["type"] != "LoadBalancer" {
-        for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
-            if same_or_absent(spec, old, field) {
-                remove(spec, &[field]);
-            }
-        }
-    }
-    if has_node_ports(old) && !has_node_ports(spec) && same_or_absent(spec, old, "externalTrafficPolicy") {
-        remove(spec, &["externalTrafficPolicy"]);
-    }
-}
-
-fn same_or_absent(spec: &Value, old: &Value, field: &str) -> bool {
-    spec[field].is_null() || spec[field] == old[field]
-}
-
-/// What was allocated and is not in the client's text stays: a PUT of the original manifest changes nothing.
-fn carry_over(spec: &mut Value, old: &Value) {
-    if !is_external(spec) && !is_external(old) {
-        if spec["clusterIP"].as_str().unwrap_or_default().is_empty() && texts(&spec["clusterIPs"]).is_empty() {
-            spec["clusterIP"] = old["clusterIP"].clone();
-        }
-        if texts(&spec["clusterIPs"]).is_empty() && spec["clusterIP"] == old["clusterIP"] {
-            spec["clusterIPs"] = old["clusterIPs"].clone();
-        }
-    }
-    if has_node_ports(spec) && has_node_ports(old) {
-        let allocated = |port: &Value| {
-            let same = ports_of(old).iter().find(|o| o["port"] == port["port"] && o["protocol"] == port["protocol"]);
-            same.and_then(|port| port_number(&port["nodePort"]))
-        };
-        let mut used: BTreeSet<u16> = ports_of(spec).iter().filter_map(|port| port_number(&port["nodePort"])).collect();
-        for port in spec["ports"].as_array_mut().into_iter().flatten() {
-            if port_number(&port["nodePort"]).is_none()
-                && let Some(number) = allocated(port)
-                && used.insert(number)
-            {
-                port["nodePort"] = json!(number);
-            }
-        }
-    }
-    if has_health_check(spec) && has_health_check(old) && port_number(&spec["healthCheckNodePort"]).is_none() {
-        spec["healthCheckNodePort"] = old["healthCheckNodePort"].clone();
-    }
-}
-
-/// Keeps `clusterIP` and `clusterIPs[0]` the same: whichever the client changed leads.
-///
-/// Source: `NormalizeClusterIPs` in kubernetes/pkg/registry/core/service/strategy.go.
-fn normalize(spec: &mut Value, old: Option<&Value>) {
-    let (one, many) = (text(&spec["clusterIP"]), texts(&spec["clusterIPs"]));
-    let Some(old) = old else {
-        if !one.is_empty() && many.is_empty() {
-            spec["clusterIPs"] = json!([one]);
-        } else if one.is_empty() && !many.is_empty() {
-            spec["clusterIP"] = json!(many[0]);
-        }
-        return;
-    };
-    let (old_one, old_many) = (text(&old["clusterIP"]), texts(&old["clusterIPs"]));
-    if one != old_one && many == old_many {
-        if one.is_empty() {
-            remove(spec, &["clusterIPs"]);
-        } else {
-            spec["clusterIPs"] = json!([one]);
-        }
-    } else if one == old_one && many != old_many && !many.is_empty() && many[0] != one {
-        spec["clusterIP"] = json!(many[0]);
-    } else if one.is_empty() && !many.is_empty() {
-        spec["clusterIP"] = json!(many[0]);
-    }
 }
 
 fn fill_addresses(spec: &mut Value, before: &Held, source: &mut dyn Source) -> Result<(), Failure> {
@@ -265,20 +169,9 @@ fn ports_of(spec: &Value) -> &[Value] {
 fn port_number(value: &Value) -> Option<u16> {
     value.as_u64().and_then(|number| u16::try_from(number).ok()).filter(|number| *number != 0)
 }
-fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
-}
 /// The texts of a list; empty for anything else.
 pub fn texts(value: &Value) -> Vec<String> {
     value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
-}
-fn remove(object: &mut Value, fields: &[&str]) {
-    let object: Option<&mut Map<String, Value>> = object.as_object_mut();
-    if let Some(object) = object {
-        for field in fields {
-            object.remove(*field);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -315,7 +208,8 @@ mod tests {
                 let spec = &service["spec"];
                 let number = |value: &Value| value.as_u64().map_or_else(|| "-".to_owned(), |number| number.to_string());
                 let ports: Vec<String> = ports_of(spec).iter().map(|port| number(&port["nodePort"])).collect();
-                assert_eq!(texts(&spec["clusterIPs"]).first().cloned().unwrap_or_default(), text(&spec["clusterIP"]));
+                let first = texts(&spec["clusterIPs"]).first().cloned().unwrap_or_default();
+                assert_eq!(first, spec["clusterIP"].as_str().unwrap_or_default());
                 let line = format!(
                     "{} | {} | {}",
                     texts(&spec["clusterIPs"]).join(","),
@@ -333,8 +227,12 @@ mod tests {
     fn new_services() {
         let ports = json!([{"port": 80, "protocol": "TCP"}]);
         check(json!({"type": "ClusterIP", "ports": ports}), None, "10.0.0.9");
-        check(json!({"type": "ClusterIP", "clusterIP": "10.0.0.7"}), None, "10.0.0.7 | ");
-        check(json!({"type": "ClusterIP", "clusterIP": "None", "selector": {"a": "b"}, "ports": ports}), None, "None");
+        check(json!({"type": "ClusterIP", "clusterIP": "10.0.0.7", "clusterIPs": ["10.0.0.7"]}), None, "10.0.0.7");
+        check(
+            json!({"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"], "selector": {"a": "b"}, "ports": ports}),
+            None,
+            "None",
+        );
         check(json!({"type": "ExternalName", "ports": ports}), None, "");
         check(
             json!({"type": "ClusterIP", "ipFamilyPolicy": "RequireDualStack", "ports": ports}),
@@ -359,7 +257,7 @@ mod tests {
     #[test]
     fn what_is_taken_is_refused() {
         check(
-            json!({"type": "ClusterIP", "clusterIP": "10.0.0.66"}),
+            json!({"type": "ClusterIP", "clusterIP": "10.0.0.66", "clusterIPs": ["10.0.0.66"]}),
             None,
             "Service \"s\" is invalid: spec.clusterIPs: Invalid value: [\"10.0.0.66\"]: failed to allocate IP 10.0.0.66: provided IP is already allocated",
         );
@@ -376,24 +274,17 @@ mod tests {
             "type": "NodePort", "clusterIP": "10.0.0.5", "clusterIPs": ["10.0.0.5"], "ipFamilies": ["IPv4"],
             "ipFamilyPolicy": "SingleStack", "ports": [{"port": 80, "protocol": "TCP", "nodePort": 30080}],
         });
-        let ports = json!([{"port": 80, "protocol": "TCP"}]);
-        check(json!({"type": "NodePort", "ports": ports}), Some(old.clone()), "10.0.0.5 | 30080");
-        check(
-            json!({"type": "NodePort", "ports": [{"port": 81, "protocol": "TCP"}, {"port": 80, "protocol": "TCP"}]}),
-            Some(old.clone()),
-            "10.0.0.5 | 30100,30080",
-        );
         let with = |field: &str, value: Value| {
             let mut spec = old.clone();
             spec[field] = value;
             spec
         };
-        check(with("type", json!("ClusterIP")), Some(old.clone()), "10.0.0.5");
-        check(with("type", json!("ExternalName")), Some(old.clone()), "");
-        check(json!({"type": "ExternalName"}), Some(old.clone()), " | ");
-        check(json!({"type": "ClusterIP", "ports": ports}), Some(json!({"type": "ExternalName"})), "10.0.0.9");
-        check(with("ipFamilyPolicy", json!("PreferDualStack")), Some(old.clone()), "10.0.0.5,fd00::9 | 30080");
-        check(with("clusterIP", json!("10.0.0.6")), Some(old), "10.0.0.6 | 30080");
+        check(old.clone(), Some(old.clone()), "10.0.0.5 | 30080");
+        let another = json!([{"port": 81, "protocol": "TCP"}, {"port": 80, "protocol": "TCP", "nodePort": 30080}]);
+        check(with("ports", another), Some(old.clone()), "10.0.0.5 | 30100,30080");
+        check(json!({"type": "ExternalName"}), Some(old.clone()), "");
+        check(json!({"type": "ClusterIP", "ports": [{"port": 80}]}), Some(json!({"type": "ExternalName"})), "10.0.0.9");
+        check(with("ipFamilyPolicy", json!("PreferDualStack")), Some(old), "10.0.0.5,fd00::9 | 30080");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use api_types::{ApiError, Key, Object, jiff::Timestamp, k8s::networking, options::WriteOptions, resources};
+use api_types::{ApiError, Key, jiff::Timestamp, options::WriteOptions, resources};
 use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
@@ -45,7 +45,6 @@ pub async fn run(server: Arc<Server>, shutdown: CancellationToken) {
         }
         until_written(&server, objects::namespaces()).await;
         until_written(&server, objects::objects(&settings)).await;
-        service_cidr_is_ready(&server).await;
         server.health.is_bootstrapped.store(true, Ordering::Release);
         tracing::info!("bootstrapped");
         repair_addresses(&server).await;
@@ -114,7 +113,7 @@ async fn ensure(server: &Arc<Server>, wanted: &Wanted) -> Result<(), ApiError> {
     let key = key(wanted);
     let existing = server.cache.get(wanted.resource, &key);
     let written = match reconcile::step(wanted, existing.as_deref()) {
-        Step::Keep => return Ok(()),
+        Step::Keep => return ensure_condition(server, wanted).await,
         Step::Create(object) => server.create_own(wanted.resource, object).await.map(|_| ()),
         Step::Recreate(object) => {
             server.delete_own(wanted.resource, key, &Default::default()).await?;
@@ -132,9 +131,10 @@ async fn ensure(server: &Arc<Server>, wanted: &Wanted) -> Result<(), ApiError> {
     };
     match written {
         // Another apiserver was first.
-        Err(refusal) if refusal.is_already_exists() => Ok(()),
-        result => result,
+        Err(refusal) if refusal.is_already_exists() => {}
+        result => result?,
     }
+    ensure_condition(server, wanted).await
 }
 
 fn key(wanted: &Wanted) -> Key {
@@ -142,29 +142,25 @@ fn key(wanted: &Wanted) -> Key {
     Key::new(text("namespace"), text("name"))
 }
 
-/// The range of the flags is ready by definition; ranges of others are a controller's business.
-async fn service_cidr_is_ready(server: &Arc<Server>) {
+/// Writes the condition that an object has from the start. Another that stands there is somebody's.
+async fn ensure_condition(server: &Arc<Server>, wanted: &Wanted) -> Result<(), ApiError> {
+    let Some(condition) = &wanted.condition else { return Ok(()) };
+    let has_any = |object: &Value| object["status"]["conditions"].as_array().is_some_and(|list| !list.is_empty());
+    if server.cache.get(wanted.resource, &key(wanted)).is_some_and(|object| has_any(&object)) {
+        return Ok(());
+    }
     let change = |old: &Value| {
         let mut object = old.clone();
-        if object["status"]["conditions"].as_array().is_none_or(Vec::is_empty) {
-            object["status"]["conditions"] = json!([{
-                "type": "Ready",
-                "status": "True",
-                "reason": "",
-                "message": "Kubernetes default Service CIDR is ready",
-                "lastTransitionTime": now(),
-            }]);
+        if !has_any(old) {
+            let mut condition = condition.clone();
+            condition["lastTransitionTime"] = json!(now());
+            object["status"]["conditions"] = json!([condition]);
         }
         Ok(Changed { object, warnings: Vec::new() })
     };
-    let written = async {
-        let mut ask = server.own(networking::ServiceCIDR::RESOURCE, Key::cluster("kubernetes"))?;
-        ask.subresource = "status".to_owned();
-        ask.update(&change, &WriteOptions::default()).await
-    };
-    if let Err(why) = written.await {
-        tracing::warn!(%why, "the ServiceCIDR's status was not written");
-    }
+    let mut ask = server.own(wanted.resource, key(wanted))?;
+    ask.subresource = "status".to_owned();
+    ask.update(&change, &WriteOptions::default()).await.map(|_| ())
 }
 
 /// After a crash between the writes of a Service and of its IPAddress.

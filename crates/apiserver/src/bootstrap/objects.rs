@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use api_types::{
     Object, Resource,
-    k8s::{core, discovery, flowcontrol, networking, rbac, scheduling},
+    k8s::{apiregistration, core, discovery, flowcontrol, networking, rbac, scheduling},
 };
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -44,6 +44,18 @@ pub struct Wanted {
     pub resource: &'static Resource,
     pub object: Value,
     pub insist: Insist,
+    /// Written to the status, with the time, while the object has no condition.
+    pub condition: Option<Value>,
+}
+
+impl Wanted {
+    fn new(resource: &'static Resource, object: Value, insist: Insist) -> Self {
+        Self { resource, object, insist, condition: None }
+    }
+    fn with_condition(self, kind: &str, status: &str, reason: &str, message: &str) -> Self {
+        let condition = json!({"type": kind, "status": status, "reason": reason, "message": message});
+        Self { condition: Some(condition), ..self }
+    }
 }
 
 /// What of the objects depends on the flags.
@@ -60,10 +72,9 @@ pub struct Settings {
 
 /// Namespaces first: the others live in them.
 pub fn namespaces() -> Vec<Wanted> {
-    let namespace = |name: &&str| Wanted {
-        resource: core::Namespace::RESOURCE,
-        object: json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
-        insist: Insist::Existence,
+    let namespace = |name: &&str| {
+        let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+        Wanted::new(core::Namespace::RESOURCE, object, Insist::Existence)
     };
     ["default", "kube-system", "kube-public", "kube-node-lease"].iter().map(namespace).collect()
 }
@@ -73,6 +84,7 @@ pub fn objects(settings: &Settings) -> Vec<Wanted> {
     let mut wanted = roles_and_bindings();
     wanted.extend(flow());
     wanted.extend(priority_classes());
+    wanted.extend(api_services());
     wanted.extend(kubernetes_service(settings));
     wanted.push(service_cidr(settings));
     wanted.push(extension_authentication(settings));
@@ -123,13 +135,13 @@ fn rbac_object(mut entry: Value) -> Wanted {
     }
     if insist == Insist::Binding {
         object["roleRef"]["apiGroup"] = json!(RBAC_GROUP);
-        for subject in object["subjects"].as_array_mut().into_iter().flatten() {
+        for subject in object.get_mut("subjects").and_then(Value::as_array_mut).into_iter().flatten() {
             if subject["kind"] != "ServiceAccount" {
                 subject["apiGroup"] = json!(RBAC_GROUP);
             }
         }
     }
-    Wanted { resource, object, insist }
+    Wanted::new(resource, object, insist)
 }
 
 fn flow() -> Vec<Wanted> {
@@ -145,22 +157,30 @@ fn flow() -> Vec<Wanted> {
             "metadata": {"name": entry["name"], "annotations": {FLOW_AUTOUPDATE: "true"}},
             "spec": entry["spec"],
         });
-        Wanted { resource, object, insist: Insist::Spec }
+        let wanted = Wanted::new(resource, object, Insist::Spec);
+        match entry["spec"]["priorityLevelConfiguration"]["name"].as_str() {
+            Some(level) => {
+                let message = format!(
+                    "This FlowSchema references the PriorityLevelConfiguration object named {level:?} and it exists"
+                );
+                wanted.with_condition("Dangling", "False", "Found", &message)
+            }
+            None => wanted,
+        }
     };
     entries(FLOW).into_iter().map(wanted).collect()
 }
 
 fn priority_classes() -> Vec<Wanted> {
-    let class = |name: &str, value: i64, description: &str| Wanted {
-        resource: scheduling::PriorityClass::RESOURCE,
-        object: json!({
+    let class = |name: &str, value: i64, description: &str| {
+        let object = json!({
             "apiVersion": "scheduling.k8s.io/v1",
             "kind": "PriorityClass",
             "metadata": {"name": name},
             "value": value,
             "description": description,
-        }),
-        insist: Insist::Existence,
+        });
+        Wanted::new(scheduling::PriorityClass::RESOURCE, object, Insist::Existence)
     };
     vec![
         class(
@@ -174,6 +194,57 @@ fn priority_classes() -> Vec<Wanted> {
             "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
         ),
     ]
+}
+
+/// Group, version, and the priorities of both: clients prefer what is higher.
+const API_SERVICES: [(&str, &str, i32, i32); 21] = [
+    ("", "v1", 18000, 1),
+    ("admissionregistration.k8s.io", "v1", 16700, 15),
+    ("apiextensions.k8s.io", "v1", 16700, 15),
+    ("apps", "v1", 17800, 15),
+    ("authentication.k8s.io", "v1", 17700, 15),
+    ("authorization.k8s.io", "v1", 17600, 15),
+    ("autoscaling", "v1", 17500, 15),
+    ("autoscaling", "v2", 17500, 30),
+    ("batch", "v1", 17400, 15),
+    ("certificates.k8s.io", "v1", 17300, 15),
+    ("coordination.k8s.io", "v1", 16500, 15),
+    ("discovery.k8s.io", "v1", 16200, 15),
+    ("events.k8s.io", "v1", 17750, 15),
+    ("flowcontrol.apiserver.k8s.io", "v1", 16100, 21),
+    ("networking.k8s.io", "v1", 17200, 15),
+    ("node.k8s.io", "v1", 16300, 15),
+    ("policy", "v1", 17100, 15),
+    ("rbac.authorization.k8s.io", "v1", 17000, 15),
+    ("resource.k8s.io", "v1", 16200, 21),
+    ("scheduling.k8s.io", "v1", 16600, 15),
+    ("storage.k8s.io", "v1", 16800, 15),
+];
+
+/// The groups that this server itself serves.
+fn api_services() -> Vec<Wanted> {
+    let service = |(group, version, group_priority, version_priority): &(&str, &str, i32, i32)| {
+        let mut object = json!({
+            "apiVersion": "apiregistration.k8s.io/v1",
+            "kind": "APIService",
+            "metadata": {
+                "name": format!("{version}.{group}"),
+                "labels": {"kube-aggregator.kubernetes.io/automanaged": "onstart"},
+            },
+            "spec": {"version": version, "groupPriorityMinimum": group_priority, "versionPriority": version_priority},
+        });
+        if !group.is_empty() {
+            object["spec"]["group"] = json!(group);
+        }
+        let message = "Local APIServices are always available";
+        Wanted::new(apiregistration::APIService::RESOURCE, object, Insist::Existence).with_condition(
+            "Available",
+            "True",
+            "Local",
+            message,
+        )
+    };
+    API_SERVICES.iter().map(service).collect()
 }
 
 /// The Service `kubernetes` and where it leads: to this apiserver.
@@ -221,7 +292,7 @@ pub fn kubernetes_service(settings: &Settings) -> Vec<Wanted> {
         "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
         "ports": [port],
     });
-    let wanted = |resource, object, insist| Wanted { resource, object, insist };
+    let wanted = Wanted::new;
     vec![
         wanted(core::Service::RESOURCE, service, Insist::Existence),
         wanted(core::Endpoints::RESOURCE, endpoints, Insist::Fields(&["subsets"])),
@@ -236,7 +307,12 @@ fn service_cidr(settings: &Settings) -> Wanted {
         "metadata": {"name": "kubernetes"},
         "spec": {"cidrs": settings.service_ranges.iter().map(ToString::to_string).collect::<Vec<_>>()},
     });
-    Wanted { resource: networking::ServiceCIDR::RESOURCE, object, insist: Insist::Existence }
+    Wanted::new(networking::ServiceCIDR::RESOURCE, object, Insist::Existence).with_condition(
+        "Ready",
+        "True",
+        "",
+        "Kubernetes default Service CIDR is ready",
+    )
 }
 
 fn extension_authentication(settings: &Settings) -> Wanted {
@@ -250,7 +326,7 @@ fn extension_authentication(settings: &Settings) -> Wanted {
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
         "data": data,
     });
-    Wanted { resource: core::ConfigMap::RESOURCE, object, insist: Insist::Fields(&["data"]) }
+    Wanted::new(core::ConfigMap::RESOURCE, object, Insist::Fields(&["data"]))
 }
 
 #[cfg(test)]
@@ -277,6 +353,15 @@ mod tests {
         }
         let count = |kind: &str| all.iter().filter(|wanted| wanted.resource.kind == kind).count();
         assert_eq!([count("ClusterRole"), count("ClusterRoleBinding"), count("FlowSchema")], [70, 51, 11]);
+    }
+
+    /// Every group that is served has an APIService.
+    #[test]
+    fn api_services_cover_the_table() {
+        for resource in api_types::resources::BUILT_IN {
+            let row = API_SERVICES.iter().find(|row| row.0 == resource.group && row.1 == resource.version);
+            assert!(row.is_some() || resource.group == "apiregistration.k8s.io", "{}", resource.api_version());
+        }
     }
 
     #[test]

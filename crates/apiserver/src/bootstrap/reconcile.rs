@@ -119,10 +119,10 @@ fn overlay(target: &mut Value, wanted: &Value) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use api_types::resources;
+    use api_types::{Object, k8s::rbac};
 
     fn wanted(insist: Insist, object: Value) -> Wanted {
-        Wanted { resource: &resources::CLUSTER_ROLE, object, insist }
+        Wanted { resource: rbac::ClusterRole::RESOURCE, object, insist, condition: None }
     }
     fn rule(verbs: &[&str]) -> Value {
         json!({"apiGroups": [""], "resources": ["pods"], "verbs": verbs})

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::{current, key, success, write};
 use crate::{
+    authz::node,
     reader::Reader,
     verbs::{
         Changed,
@@ -66,6 +67,12 @@ fn has_version(options: &meta::DeleteOptions) -> bool {
 async fn try_evict(call: &Call, mut options: meta::DeleteOptions) -> Result<(), ApiError> {
     let pod_key = key(call);
     let pod = current::<core::Pod>(&call.server, &pod_key).await?;
+    if let Some(node) = node::name_of(&call.user)
+        && pod["spec"]["nodeName"] != node
+    {
+        let why = format!("node {node:?} can only evict pods with spec.nodeName set to itself");
+        return Err(ApiError::forbidden(&call.kind.resource, &pod_key.name, why));
+    }
     let budgets = call.server.cache.list(&api_types::resources::POD_DISRUPTION_BUDGET, &pod_key.namespace);
     let matching: Vec<&Value> = budgets.iter().map(|budget| &**budget).filter(|budget| covers(budget, &pod)).collect();
     let way = way(&pod, &matching)?;
@@ -168,15 +175,26 @@ fn decremented(budget: &Value, pod: &str, now: &str) -> Result<Value, ApiError> 
     }
     status["disruptedPods"][pod] = json!(now);
     if allowed == 1 {
-        for condition in status["conditions"].as_array_mut().into_iter().flatten() {
-            if condition["type"] == "DisruptionAllowed" {
-                condition["status"] = json!("False");
-                condition["reason"] = json!("InsufficientPods");
-                condition["lastTransitionTime"] = json!(now);
-            }
-        }
+        note_exhausted(status, now);
     }
     Ok(budget)
+}
+
+fn note_exhausted(status: &mut Value, now: &str) {
+    let condition = json!({"type": "DisruptionAllowed", "status": "False", "reason": "InsufficientPods", "lastTransitionTime": now});
+    let conditions = &mut status["conditions"];
+    if !conditions.is_array() {
+        *conditions = json!([]);
+    }
+    let conditions = conditions.as_array_mut().expect("made a list above");
+    match conditions.iter_mut().find(|condition| condition["type"] == "DisruptionAllowed") {
+        Some(old) => {
+            for field in ["status", "reason", "lastTransitionTime"] {
+                old[field] = condition[field].clone();
+            }
+        }
+        None => conditions.push(condition),
+    }
 }
 
 #[cfg(test)]

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 use super::{current, key};
 use crate::{
     authn::token::{Bound, Claims, Reference, service_account_name},
+    authz::node,
+    reader::Reader,
     verbs::hook::{Answer, Call},
 };
 
@@ -38,6 +40,10 @@ pub fn request(call: Call, mut request: Value) -> BoxFuture<'static, Result<Answ
         let errors = errors(spec);
         if !errors.is_empty() {
             return Err(ApiError::invalid("authentication.k8s.io", "TokenRequest", "", &errors));
+        }
+        if let Some(node) = node::name_of(&call.user) {
+            let forbidden = |why: String| ApiError::forbidden(&call.kind.resource, &account_key.name, why);
+            node_may_ask(node, spec, &account_key, &*server.cache, issuer.api_audiences()).map_err(forbidden)?;
         }
         let account = current::<core::ServiceAccount>(&server, &account_key).await?;
         let mut bound = Bound {
@@ -83,6 +89,48 @@ fn errors(spec: &Value) -> Vec<FieldError> {
     } else {
         Vec::new()
     }
+}
+
+/// A kubelet gets tokens for its own pods only, for nobody but whom the pod names.
+///
+/// Source: `admitServiceAccount` in kubernetes/plugin/pkg/admission/noderestriction.
+fn node_may_ask(
+    node: &str,
+    spec: &Value,
+    account: &Key,
+    reader: &dyn Reader,
+    own_audiences: &[String],
+) -> Result<(), String> {
+    let reference = &spec["boundObjectRef"];
+    if reference["kind"] != "Pod" || reference["apiVersion"] != "v1" {
+        return Err("node requested token not bound to a pod".to_owned());
+    }
+    let wanted = reference["uid"].as_str().unwrap_or_default();
+    if wanted.is_empty() {
+        return Err("node requested token with a pod binding without a uid".to_owned());
+    }
+    let name = reference["name"].as_str().unwrap_or_default();
+    let pod = reader.get(core::Pod::RESOURCE, &Key::new(account.namespace.as_str(), name));
+    let pod = pod.ok_or_else(|| format!("pod {name:?} not found"))?;
+    if uid(&pod) != wanted {
+        return Err(format!(
+            "the UID in the bound object reference ({wanted}) does not match the UID in record ({})",
+            uid(&pod)
+        ));
+    }
+    if pod["spec"]["nodeName"] != node {
+        return Err("node requested token bound to a pod scheduled on a different node".to_owned());
+    }
+    let projected = pod["spec"]["volumes"].as_array().into_iter().flatten();
+    let sources = projected.filter_map(|volume| volume["projected"]["sources"].as_array()).flatten();
+    let named: Vec<&Value> = sources.map(|source| &source["serviceAccountToken"]["audience"]).collect();
+    for audience in spec["audiences"].as_array().into_iter().flatten() {
+        let is_own = own_audiences.iter().any(|own| audience == own);
+        if !is_own && !named.contains(&audience) {
+            return Err(format!("audience {audience} not found in pod spec volume"));
+        }
+    }
+    Ok(())
 }
 
 fn claims(spec: &Value, bound: Bound, issuer: &str, now: Timestamp, jti: String) -> Claims {
@@ -156,6 +204,10 @@ fn uid(object: &Value) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use api_types::Resource;
+
     use super::*;
 
     #[test]
@@ -186,6 +238,56 @@ mod tests {
             ("system:serviceaccount:ns:sa", &["vault".to_owned()][..])
         );
         assert_eq!(claims.jti, "j");
+    }
+
+    struct OnePod;
+    impl Reader for OnePod {
+        fn get(&self, _: &Resource, key: &Key) -> Option<Arc<Value>> {
+            let audiences = json!([{"projected": {"sources": [{"serviceAccountToken": {"audience": "vault"}}]}}]);
+            let pod = json!({"metadata": {"uid": "u"}, "spec": {"nodeName": "n1", "volumes": audiences}});
+            (key.to_string() == "ns/p").then(|| Arc::new(pod))
+        }
+        fn list(&self, _: &Resource, _: &str) -> Vec<Arc<Value>> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn nodes_ask_for_their_own_pods() {
+        let own = ["api".to_owned()];
+        for (node, reference, audience, refusal) in [
+            ("n1", json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "u"}), "api", None),
+            ("n1", json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "u"}), "vault", None),
+            (
+                "n1",
+                json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "u"}),
+                "bank",
+                Some("audience \"bank\" not"),
+            ),
+            (
+                "n2",
+                json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "u"}),
+                "api",
+                Some("a different node"),
+            ),
+            ("n1", json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": "v"}), "api", Some("does not match")),
+            ("n1", json!({"kind": "Pod", "apiVersion": "v1", "name": "q", "uid": "u"}), "api", Some("not found")),
+            ("n1", json!({"kind": "Pod", "apiVersion": "v1", "name": "p"}), "api", Some("without a uid")),
+            (
+                "n1",
+                json!({"kind": "Secret", "apiVersion": "v1", "name": "p", "uid": "u"}),
+                "api",
+                Some("not bound to a pod"),
+            ),
+            ("n1", Value::Null, "api", Some("not bound to a pod")),
+        ] {
+            let spec = json!({"boundObjectRef": reference, "audiences": [audience]});
+            let got = node_may_ask(node, &spec, &Key::new("ns", "sa"), &OnePod, &own).err().unwrap_or_default();
+            assert!(
+                got.contains(refusal.unwrap_or_default()) && got.is_empty() == refusal.is_none(),
+                "{spec}: {got:?}"
+            );
+        }
     }
 
     #[test]
