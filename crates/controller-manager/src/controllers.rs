@@ -14,7 +14,7 @@ use crate::{
     flags::Flags,
     garbage::{self, Collector},
     identity::Identity,
-    namespace, node_ipam, node_lifecycle, pod_gc,
+    job, namespace, node_ipam, node_lifecycle, pod_gc,
     reconcile::{self, Controller, Means},
     replica_set, root_ca, service_account,
     settings::Settings,
@@ -34,6 +34,7 @@ pub static ALL: &[&Controller] = &[
     &node_lifecycle::CONTROLLER,
     &taint_eviction::CONTROLLER,
     &pod_gc::CONTROLLER,
+    &job::CONTROLLER,
 ];
 
 /// What it takes to run them.

@@ -13,6 +13,7 @@ mod flags;
 mod garbage;
 mod heard;
 mod identity;
+mod job;
 mod namespace;
 mod node_ipam;
 mod node_lifecycle;
