@@ -65,10 +65,10 @@ mod tests {
 
     #[test]
     fn some_namespaces_stay() {
-        let user = User::default();
+        let (user, resource) = (User::default(), resources::NAMESPACE);
         for (name, is_refused) in [("default", true), ("kube-system", true), ("mine", false)] {
             let key = Key::cluster(name);
-            let attributes = attributes(&user, &resources::NAMESPACE, Operation::Delete, &key, None);
+            let attributes = attributes(&user, &resource, Operation::Delete, &key, None);
             assert_eq!(validate(&attributes, None, &Objects::default()).is_err(), is_refused, "{name}");
         }
     }

@@ -53,7 +53,8 @@ mod tests {
             json!({"spec": {"storageClassName": "c", "resources": {"requests": {"storage": size}}}, "status": {"phase": "Bound"}})
         };
         let (user, key, old) = (User::default(), Key::new("n", "x"), claim("1Gi"));
-        let attributes = attributes(&user, &resources::PERSISTENT_VOLUME_CLAIM, Operation::Update, &key, Some(&old));
+        let resource = resources::PERSISTENT_VOLUME_CLAIM;
+        let attributes = attributes(&user, &resource, Operation::Update, &key, Some(&old));
         for (can_grow, size, is_admitted) in [(true, "2Gi", true), (false, "2Gi", false), (false, "1Gi", true)] {
             let class = json!({"metadata": {"name": "c"}, "allowVolumeExpansion": can_grow});
             let objects = Objects::default().with(resources::STORAGE_CLASS, class);

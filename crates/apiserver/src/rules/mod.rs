@@ -12,9 +12,11 @@ pub mod address;
 pub mod amounts;
 pub mod config;
 pub mod edit;
+pub mod endpoints;
 pub mod event;
 pub mod meta;
 pub mod namespace;
+pub mod networking;
 pub mod node;
 pub mod path;
 pub mod pod;
@@ -96,7 +98,7 @@ pub const PLAIN: Rules = Rules {
 pub fn rules(resource: &Resource) -> Rules {
     match (resource.group.as_ref(), resource.plural.as_ref()) {
         ("", "configmaps") => config::CONFIG_MAP,
-        ("", "endpoints") => small::ENDPOINTS,
+        ("", "endpoints") => endpoints::ENDPOINTS,
         ("", "events") | ("events.k8s.io", "events") => event::RULES,
         ("", "limitranges") => small::LIMIT_RANGE,
         ("", "namespaces") => namespace::RULES,
@@ -116,13 +118,20 @@ pub fn rules(resource: &Resource) -> Rules {
         ("apps", "statefulsets") => workload::STATEFUL_SET,
         ("batch", "cronjobs") => workload::cron_job::RULES,
         ("batch", "jobs") => workload::job::RULES,
+        ("discovery.k8s.io", "endpointslices") => endpoints::ENDPOINT_SLICE,
+        ("networking.k8s.io", "ingressclasses") => networking::INGRESS_CLASS,
+        ("networking.k8s.io", "ingresses") => networking::INGRESS,
+        ("networking.k8s.io", "networkpolicies") => networking::NETWORK_POLICY,
         ("rbac.authorization.k8s.io", "clusterrolebindings") => rbac::CLUSTER_ROLE_BINDING,
         ("rbac.authorization.k8s.io", "clusterroles") => rbac::CLUSTER_ROLE,
         ("rbac.authorization.k8s.io", "rolebindings") => rbac::ROLE_BINDING,
         ("rbac.authorization.k8s.io", "roles") => rbac::ROLE,
         ("storage.k8s.io", "csidrivers") => storage::CSI_DRIVER,
+        ("storage.k8s.io", "csinodes") => storage::CSI_NODE,
+        ("storage.k8s.io", "csistoragecapacities") => storage::CSI_STORAGE_CAPACITY,
         ("storage.k8s.io", "storageclasses") => storage::STORAGE_CLASS,
         ("storage.k8s.io", "volumeattachments") => storage::VOLUME_ATTACHMENT,
+        ("storage.k8s.io", "volumeattributesclasses") => storage::VOLUME_ATTRIBUTES_CLASS,
         _ => PLAIN,
     }
 }

@@ -7,15 +7,6 @@ use super::{
     edit::{canonical_amounts, child, copy, each, field, fill, fill_text, set},
 };
 
-pub const ENDPOINTS: Rules = Rules {
-    default: |endpoints| {
-        for subset in each(endpoints, "subsets") {
-            each(subset, "ports").for_each(|port| fill_text(port, "protocol", "TCP"));
-        }
-    },
-    ..PLAIN
-};
-
 pub const RESOURCE_QUOTA: Rules = Rules {
     default: |quota| {
         canonical_amounts(child(quota, "spec"), "hard");

@@ -2,11 +2,14 @@
 //!
 //! Source: pkg/registry/core/persistentvolumeclaim/strategy.go.
 
-use api_types::{k8s::core::PersistentVolumeClaimSpec, names};
+use api_types::{
+    k8s::core::{PersistentVolumeClaim, PersistentVolumeClaimSpec},
+    names,
+};
 use serde_json::{Value, json};
 
 use crate::rules::{
-    PLAIN, Rules, amounts,
+    PLAIN, Rules, amounts, check, check_change,
     edit::{canonical_amounts, child, copy, fill_text, is_present, set},
     path::{Errors, Path, items, text},
     selector::label_selector,
@@ -20,9 +23,16 @@ pub const RULES: Rules = Rules {
         let old_source = old.pointer("/spec/dataSource");
         normalize_sources(child(new, "spec"), old_source.is_some());
     },
+    validate: |claim| check(claim, |claim: &PersistentVolumeClaim, errors| {
+        let none = PersistentVolumeClaimSpec::default();
+        validate_spec(claim.spec.as_ref().unwrap_or(&none), &SPEC, errors);
+    }),
+    validate_update: |new, old| check_change(new, old, validate_update),
     returns_deleted: true,
     ..PLAIN
 };
+
+const SPEC: Path = Path::root("spec");
 
 pub fn default(claim: &mut Value) {
     default_spec(child(claim, "spec"));
@@ -70,6 +80,38 @@ pub fn validate_spec(spec: &PersistentVolumeClaimSpec, path: &Path, errors: &mut
         errors.one_of(&path.field("volumeMode"), mode, &VOLUME_MODES);
     }
     data_source(spec, path, errors);
+}
+
+/// A claim may be bound, and grow once it is; the rest stays.
+fn validate_update(new: &PersistentVolumeClaim, old: &PersistentVolumeClaim, errors: &mut Errors) {
+    let none = PersistentVolumeClaimSpec::default();
+    let (after, before) = (new.spec.as_ref().unwrap_or(&none), old.spec.as_ref().unwrap_or(&none));
+    validate_spec(after, &SPEC, errors);
+    let is_bound = old.status.as_ref().is_some_and(|status| text(&status.phase) == "Bound");
+    let mut munged = after.clone();
+    if text(&before.volume_name).is_empty() {
+        munged.volume_name.clone_from(&before.volume_name);
+    }
+    let storage = |spec: &PersistentVolumeClaimSpec| {
+        spec.resources.as_ref()?.requests.as_ref()?.get("storage").map(amounts::parse)
+    };
+    if is_bound {
+        munged.resources.clone_from(&before.resources);
+        if storage(after) < storage(before) {
+            errors.forbidden(&SPEC.field("resources.requests.storage"), "field can not be less than status.capacity");
+        }
+        munged.volume_attributes_class_name.clone_from(&before.volume_attributes_class_name);
+    }
+    if text(&before.storage_class_name).is_empty() && before.storage_class_name.is_none() {
+        // A claim that was made before there was a default class gets it later.
+        munged.storage_class_name = None;
+    }
+    if munged != *before {
+        errors.forbidden(
+            &SPEC,
+            "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
+        );
+    }
 }
 
 pub const VOLUME_MODES: [&str; 2] = ["Block", "Filesystem"];

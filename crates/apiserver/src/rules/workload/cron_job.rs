@@ -5,16 +5,20 @@
 use serde_json::Value;
 
 use crate::rules::{
-    PLAIN, Rules,
+    PLAIN, Rules, check,
     edit::{child, field, fill, fill_text},
     pod::default::default_template,
-    workload::{prepare_create, prepare_update},
+    workload::{prepare_create, prepare_update, validate_batch},
 };
 
 const SUCCESSFUL_HISTORY_LIMIT: i64 = 3;
 const FAILED_HISTORY_LIMIT: i64 = 1;
 
-pub const RULES: Rules = Rules { default, prepare_create, prepare_update, ..PLAIN };
+pub const RULES: Rules = Rules { default, prepare_create, prepare_update,
+    validate: |cron_job| check(cron_job, validate_batch::cron_job),
+    validate_update: |cron_job, _| check(cron_job, validate_batch::cron_job),
+    ..PLAIN
+};
 
 fn default(cron_job: &mut Value) {
     child(cron_job, "status");

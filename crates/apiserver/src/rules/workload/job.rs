@@ -5,9 +5,10 @@
 use serde_json::{Value, json};
 
 use crate::rules::{
-    PLAIN, Rules,
+    PLAIN, Rules, check, check_change,
     edit::{child, copy, each, fill, fill_text, first_generation, is_present, next_generation, set, text_at},
     pod::default::default_template,
+    workload::validate_batch,
 };
 
 const BACKOFF_LIMIT: i64 = 6;
@@ -23,6 +24,8 @@ pub const RULES: Rules = Rules {
     default,
     prepare_create,
     prepare_update,
+    validate: |job| check(job, validate_batch::job),
+    validate_update: |new, old| check_change(new, old, validate_batch::job_update),
     selectable: |job| vec![("status.successful", count(job, "/status/succeeded"))],
     selectable_names: &["status.successful"],
     ..PLAIN

@@ -6,13 +6,16 @@
 use serde_json::{Value, json};
 
 use super::{
-    PLAIN, Propagation, Rules,
+    PLAIN, Propagation, Rules, check, check_change,
     edit::{child, copy, each, fill, fill_text, first_generation, next_generation, set, text},
     pod::default::default_template,
 };
 
 pub mod cron_job;
 pub mod job;
+mod schedule;
+pub mod validate;
+mod validate_batch;
 
 const REVISION_HISTORY_LIMIT: i64 = 10;
 const PROGRESS_DEADLINE_S: i64 = 600;
@@ -22,15 +25,25 @@ const MAX_SHIFT: &str = "25%";
 const WORKLOAD: Rules = Rules { prepare_create, prepare_update, ..PLAIN };
 
 pub const DEPLOYMENT: Rules =
-    Rules { default: default_deployment, prepare_status_update: prepare_deployment_status, ..WORKLOAD };
+    Rules {
+        default: default_deployment,
+        prepare_status_update: prepare_deployment_status,
+        validate: |deployment| check(deployment, validate::deployment),
+        validate_update: |new, old| check_change(new, old, validate::deployment_update),
+        ..WORKLOAD
+    };
 pub const REPLICA_SET: Rules = Rules {
     default: default_replica_set,
+    validate: |set| check(set, validate::replica_set),
+    validate_update: |new, old| check_change(new, old, validate::replica_set_update),
     selectable: selectable_replicas,
     selectable_names: &["status.replicas"],
     ..WORKLOAD
 };
 pub const REPLICATION_CONTROLLER: Rules = Rules {
     default: default_replication_controller,
+    validate: |controller| check(controller, validate::replication_controller),
+    validate_update: |controller, _| check(controller, validate::replication_controller),
     selectable: selectable_replicas,
     selectable_names: &["status.replicas"],
     default_propagation: Propagation::Orphan,
@@ -38,13 +51,22 @@ pub const REPLICATION_CONTROLLER: Rules = Rules {
 };
 pub const DAEMON_SET: Rules = Rules {
     default: default_daemon_set,
+    validate: |set| check(set, validate::daemon_set),
+    validate_update: |new, old| check_change(new, old, validate::daemon_set_update),
     prepare_create: prepare_daemon_set_create,
     prepare_update: prepare_daemon_set_update,
     ..WORKLOAD
 };
-pub const STATEFUL_SET: Rules = Rules { default: default_stateful_set, ..WORKLOAD };
+pub const STATEFUL_SET: Rules = Rules {
+    default: default_stateful_set,
+    validate: |set| check(set, validate::stateful_set),
+    validate_update: |new, old| check_change(new, old, validate::stateful_set_update),
+    ..WORKLOAD
+};
 pub const POD_TEMPLATE: Rules = Rules {
     default: default_template,
+    validate: |template| check(template, validate::pod_template),
+    validate_update: |template, _| check(template, validate::pod_template),
     prepare_create: first_generation,
     prepare_update: |new, old| {
         let changed = new.get("template") != old.get("template");

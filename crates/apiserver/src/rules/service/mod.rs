@@ -1,14 +1,16 @@
-//! Services: defaults, what create and update wipe, and validation. Addresses and node
-//! ports are given by the allocators.
+//! Services: defaults, and what create and update wipe. Addresses and node ports are given
+//! by the allocators.
 //!
 //! Source: pkg/apis/core/v1/defaults.go, pkg/registry/core/service/strategy.go.
 
 use serde_json::{Value, json};
 
 use super::{
-    PLAIN, Rules,
+    PLAIN, Rules, check, check_change,
     edit::{child, copy, each, fill, fill_text, is_present, list, remove, set, text, text_at},
 };
+
+mod validate;
 
 const CLIENT_IP_TIMEOUT_S: i64 = 10800;
 
@@ -16,6 +18,9 @@ pub const RULES: Rules = Rules {
     default,
     prepare_create,
     prepare_update,
+    validate: |service| check(service, validate::create),
+    validate_update: |new, old| check_change(new, old, validate::update),
+    create_on_update: true,
     selectable: |service| {
         vec![
             ("spec.clusterIP", text_at(service, "/spec/clusterIP").to_owned()),
@@ -71,7 +76,11 @@ fn default_ingress(ingress: &mut Value) {
 
 fn prepare_create(service: &mut Value) {
     set(service, "status", json!({ "loadBalancer": {} }));
-    drop_fields_of_other_types(child(service, "spec"), None);
+    let spec = child(service, "spec");
+    let ip = text(spec, "clusterIP").to_owned();
+    if !ip.is_empty() && list(spec, "clusterIPs").is_empty() {
+        set(spec, "clusterIPs", vec![ip]);
+    }
 }
 
 fn prepare_update(new: &mut Value, old: &Value) {
@@ -79,7 +88,23 @@ fn prepare_update(new: &mut Value, old: &Value) {
     let old_spec = old.get("spec").cloned().unwrap_or_default();
     let spec = child(new, "spec");
     keep_addresses(spec, &old_spec);
-    drop_fields_of_other_types(spec, Some(&old_spec));
+    follow_first_address(spec, &old_spec);
+    drop_fields_of_other_types(spec, &old_spec);
+}
+
+/// A client that only knows `clusterIP` changes `clusterIPs` with it.
+///
+/// Source: `normalizeClusterIPs` in pkg/registry/core/service/storage.
+fn follow_first_address(spec: &mut Value, old: &Value) {
+    if spec.get("clusterIPs") != old.get("clusterIPs") || text(spec, "clusterIP") == text(old, "clusterIP") {
+        return;
+    }
+    match text(spec, "clusterIP").to_owned() {
+        ip if ip.is_empty() => {
+            remove(spec, "clusterIPs");
+        }
+        ip => set(spec, "clusterIPs", vec![ip]),
+    }
 }
 
 /// A client that sends a Service without what the server allocated does not mean to give it up.
@@ -131,8 +156,7 @@ fn keep_node_ports(spec: &mut Value, old: &Value) {
 /// type is one line for a user.
 ///
 /// Source: `dropTypeDependentFields` in pkg/registry/core/service/strategy.go.
-fn drop_fields_of_other_types(spec: &mut Value, old: Option<&Value>) {
-    let Some(old) = old else { return };
+fn drop_fields_of_other_types(spec: &mut Value, old: &Value) {
     let kind = text(spec, "type").to_owned();
     let needs_address = kind != "ExternalName";
     let needs_ports = matches!(kind.as_str(), "NodePort" | "LoadBalancer");
