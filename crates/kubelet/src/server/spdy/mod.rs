@@ -149,7 +149,7 @@ impl Connection {
                 self.open.remove(&id);
             }
             // The client's pings have odd numbers and want to come back.
-            Frame::Ping { id } if id % 2 == 1 => self.send(Frame::Ping { id }).await?,
+            Frame::Ping { id } if !id.is_multiple_of(2) => self.send(Frame::Ping { id }).await?,
             Frame::Ping { .. } | Frame::Other => {}
             Frame::GoAway => return Ok(false),
         }
@@ -158,7 +158,7 @@ impl Connection {
 
     async fn open(&mut self, id: u32, fin: bool, block: &[u8]) -> io::Result<bool> {
         let headers = self.headers.read(block).map_err(|error: FrameError| io::Error::other(error))?;
-        if id % 2 == 0 || id <= self.last_id {
+        if id.is_multiple_of(2) || id <= self.last_id {
             self.send(Frame::RstStream { id, status: PROTOCOL_ERROR }).await?;
             return Ok(true);
         }
