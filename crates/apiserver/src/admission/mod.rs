@@ -120,17 +120,17 @@ fn refused(check: &str, error: &ApiError) {
 }
 
 #[cfg(test)]
-mod fixture {
+pub(crate) mod fixture {
     use std::sync::Arc;
 
     use super::*;
 
     /// Objects that a test's decision reads.
     #[derive(Default)]
-    pub(super) struct Objects(Vec<(Resource, Arc<Value>)>);
+    pub(crate) struct Objects(Vec<(Resource, Arc<Value>)>);
 
     impl Objects {
-        pub(super) fn with(mut self, resource: Resource, object: Value) -> Self {
+        pub(crate) fn with(mut self, resource: Resource, object: Value) -> Self {
             self.0.push((resource, Arc::new(object)));
             self
         }
@@ -152,7 +152,7 @@ mod fixture {
     }
 
     /// A write by `user` of an object named `x` in namespace `n`.
-    pub(super) fn attributes<'a>(
+    pub(crate) fn attributes<'a>(
         user: &'a User,
         resource: &'a Resource,
         operation: Operation,

@@ -10,10 +10,13 @@ use path::Errors;
 
 pub mod address;
 pub mod amounts;
+pub mod autoscaling;
 pub mod config;
+pub mod control;
 pub mod edit;
 pub mod endpoints;
 pub mod event;
+pub mod limits;
 pub mod meta;
 pub mod namespace;
 pub mod networking;
@@ -99,8 +102,8 @@ pub fn rules(resource: &Resource) -> Rules {
     match (resource.group.as_ref(), resource.plural.as_ref()) {
         ("", "configmaps") => config::CONFIG_MAP,
         ("", "endpoints") => endpoints::ENDPOINTS,
-        ("", "events") | ("events.k8s.io", "events") => event::RULES,
-        ("", "limitranges") => small::LIMIT_RANGE,
+        ("", "events") => event::RULES,
+        ("", "limitranges") => limits::LIMIT_RANGE,
         ("", "namespaces") => namespace::RULES,
         ("", "nodes") => node::RULES,
         ("", "persistentvolumeclaims") => storage::claim::RULES,
@@ -108,24 +111,50 @@ pub fn rules(resource: &Resource) -> Rules {
         ("", "pods") => pod::RULES,
         ("", "podtemplates") => workload::POD_TEMPLATE,
         ("", "replicationcontrollers") => workload::REPLICATION_CONTROLLER,
-        ("", "resourcequotas") => small::RESOURCE_QUOTA,
+        ("", "resourcequotas") => limits::RESOURCE_QUOTA,
         ("", "secrets") => config::SECRET,
         ("", "serviceaccounts") => config::SERVICE_ACCOUNT,
         ("", "services") => service::RULES,
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => control::MUTATING_WEBHOOKS,
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies" | "mutatingadmissionpolicies") => {
+            control::ADMISSION_POLICY
+        }
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings" | "mutatingadmissionpolicybindings") => {
+            control::ADMISSION_POLICY_BINDING
+        }
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => control::VALIDATING_WEBHOOKS,
+        ("apiextensions.k8s.io", "customresourcedefinitions") => small::CUSTOM_RESOURCE_DEFINITION,
+        ("apiregistration.k8s.io", "apiservices") => small::API_SERVICE,
+        ("apps", "controllerrevisions") => small::CONTROLLER_REVISION,
         ("apps", "daemonsets") => workload::DAEMON_SET,
         ("apps", "deployments") => workload::DEPLOYMENT,
         ("apps", "replicasets") => workload::REPLICA_SET,
         ("apps", "statefulsets") => workload::STATEFUL_SET,
+        ("autoscaling", "horizontalpodautoscalers") if resource.version == "v1" => autoscaling::AUTOSCALER_V1,
+        ("autoscaling", "horizontalpodautoscalers") => autoscaling::AUTOSCALER,
         ("batch", "cronjobs") => workload::cron_job::RULES,
         ("batch", "jobs") => workload::job::RULES,
+        ("certificates.k8s.io", "certificatesigningrequests") => control::CERTIFICATE_REQUEST,
+        ("coordination.k8s.io", "leases") => small::LEASE,
         ("discovery.k8s.io", "endpointslices") => endpoints::ENDPOINT_SLICE,
+        ("events.k8s.io", "events") => event::NEWER,
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => control::FLOW_SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => control::PRIORITY_LEVEL,
         ("networking.k8s.io", "ingressclasses") => networking::INGRESS_CLASS,
         ("networking.k8s.io", "ingresses") => networking::INGRESS,
+        ("networking.k8s.io", "ipaddresses") => networking::IP_ADDRESS,
         ("networking.k8s.io", "networkpolicies") => networking::NETWORK_POLICY,
+        ("networking.k8s.io", "servicecidrs") => networking::SERVICE_CIDR,
+        ("node.k8s.io", "runtimeclasses") => small::RUNTIME_CLASS,
+        ("policy", "poddisruptionbudgets") => autoscaling::DISRUPTION_BUDGET,
         ("rbac.authorization.k8s.io", "clusterrolebindings") => rbac::CLUSTER_ROLE_BINDING,
         ("rbac.authorization.k8s.io", "clusterroles") => rbac::CLUSTER_ROLE,
         ("rbac.authorization.k8s.io", "rolebindings") => rbac::ROLE_BINDING,
         ("rbac.authorization.k8s.io", "roles") => rbac::ROLE,
+        ("resource.k8s.io", "deviceclasses" | "resourceslices") => small::COUNTED,
+        ("resource.k8s.io", "resourceclaims") => small::RESOURCE_CLAIM,
+        ("resource.k8s.io", "resourceclaimtemplates") => small::RESOURCE_CLAIM_TEMPLATE,
+        ("scheduling.k8s.io", "priorityclasses") => small::PRIORITY_CLASS,
         ("storage.k8s.io", "csidrivers") => storage::CSI_DRIVER,
         ("storage.k8s.io", "csinodes") => storage::CSI_NODE,
         ("storage.k8s.io", "csistoragecapacities") => storage::CSI_STORAGE_CAPACITY,
@@ -182,6 +211,9 @@ fn check_change<T: DeserializeOwned>(new: &Value, old: &Value, validate: fn(&T, 
 fn texts(errors: Vec<FieldError>) -> Vec<String> {
     errors.iter().map(|error| format!("{}: {}", error.field, error.message())).collect()
 }
+
+#[cfg(test)]
+mod recorded;
 
 #[cfg(test)]
 mod tests {

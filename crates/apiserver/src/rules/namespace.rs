@@ -2,11 +2,14 @@
 //!
 //! Source: pkg/registry/core/namespace/strategy.go.
 
+use api_types::{FieldError, k8s::core::Namespace, names};
 use serde_json::{Value, json};
 
 use super::{
-    PLAIN, Rules,
+    PLAIN, Rules, check_change,
     edit::{child, copy, fill_text, list, remove, set, text, text_at},
+    meta::finalizer_name,
+    path::{Errors, Path},
 };
 
 /// Kept until the namespace controller has deleted everything in the namespace.
@@ -17,6 +20,10 @@ pub const RULES: Rules = Rules {
     default,
     prepare_create,
     prepare_update,
+    name: names::dns1123_label,
+    validate,
+    validate_update: |new, _| validate(new),
+    validate_status_update: |new, old| check_change(new, old, validate_status),
     selectable: |namespace| {
         vec![
             ("name", text_at(namespace, "/metadata/name").to_owned()),
@@ -28,6 +35,26 @@ pub const RULES: Rules = Rules {
     mark_deleted: terminate,
     ..PLAIN
 };
+
+fn validate(namespace: &Value) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    for finalizer in namespace.get("spec").map(|spec| list(spec, "finalizers")).unwrap_or_default() {
+        let finalizer = finalizer.as_str().unwrap_or_default();
+        finalizer_name(finalizer, &Path::root("spec.finalizers"), &mut errors);
+    }
+    errors.0
+}
+
+/// Source: `ValidateNamespaceStatusUpdate` in pkg/apis/core/validation.
+fn validate_status(new: &Namespace, _: &Namespace, errors: &mut Errors) {
+    let phase = new.status.as_ref().and_then(|status| status.phase.as_deref());
+    let path = Path::root("status.phase");
+    match (new.metadata.deletion_timestamp.is_some(), phase) {
+        (true, Some("Terminating")) | (false, Some("Active")) => {}
+        (true, phase) => errors.invalid(&path, phase, "may only be 'Terminating' if `deletionTimestamp` is not empty"),
+        (false, phase) => errors.invalid(&path, phase, "may only be 'Active' if `deletionTimestamp` is empty"),
+    }
+}
 
 fn default(namespace: &mut Value) {
     fill_text(child(namespace, "status"), "phase", "Active");

@@ -74,6 +74,33 @@ pub const NETWORK_POLICY: Rules = Rules {
     ..PLAIN
 };
 
+/// The name is the address, in its one canonical spelling.
+pub const IP_ADDRESS: Rules = Rules {
+    name: |name| match name.parse::<std::net::IpAddr>() {
+        Ok(address) if address.to_string() == name => Vec::new(),
+        Ok(address) => vec![format!("must be in canonical form ({:?})", address.to_string())],
+        Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
+    },
+    prepare_create: first_generation,
+    prepare_update: count_specs,
+    validate_update: |new, old| {
+        let mut errors = super::path::Errors::default();
+        let parent = |address: &Value| address.pointer("/spec/parentRef").cloned();
+        errors.immutable(&SPEC.field("parentRef"), &parent(new), &parent(old));
+        errors.0
+    },
+    ..PLAIN
+};
+
+pub const SERVICE_CIDR: Rules = Rules {
+    default: |range| {
+        child(range, "status");
+    },
+    prepare_create: super::workload::prepare_create,
+    prepare_update: super::workload::prepare_update,
+    ..PLAIN
+};
+
 /// For kinds whose only state is the spec.
 pub fn count_specs(new: &mut Value, old: &Value) {
     let changed = new.get("spec") != old.get("spec");

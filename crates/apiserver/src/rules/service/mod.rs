@@ -3,6 +3,7 @@
 //!
 //! Source: pkg/apis/core/v1/defaults.go, pkg/registry/core/service/strategy.go.
 
+use api_types::names;
 use serde_json::{Value, json};
 
 use super::{
@@ -21,6 +22,7 @@ pub const RULES: Rules = Rules {
     validate: |service| check(service, validate::create),
     validate_update: |new, old| check_change(new, old, validate::update),
     create_on_update: true,
+    name: names::dns1035_label,
     selectable: |service| {
         vec![
             ("spec.clusterIP", text_at(service, "/spec/clusterIP").to_owned()),

@@ -304,7 +304,6 @@ pub fn pod_template(template: &PodTemplate, errors: &mut Errors) {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::*;
     use crate::rules::{self, texts, workload};
 
     fn made(kind: &str, rules: &rules::Rules, change: impl Fn(&mut Value)) -> Value {
