@@ -218,7 +218,7 @@ impl Client {
             }
             Err(error) => {
                 link.failures += 1;
-                link.failure = Some(Failure { at: Instant::now(), why: error.to_string() });
+                link.failure = Some(Failure { at: Instant::now(), why: crate::controller::chain(&error) });
                 Err(error)
             }
         }
