@@ -14,6 +14,7 @@ mod locks;
 mod namespace_lifecycle;
 mod node_restriction;
 mod node_taint;
+mod pod_security;
 mod priority;
 mod quota;
 mod resize;
@@ -22,6 +23,7 @@ mod service_account;
 mod storage_in_use;
 
 pub use locks::Locks;
+pub use pod_security::warning;
 pub use quota::charged_namespace;
 pub use service_account::MISSING_DEFAULT_ACCOUNT;
 
@@ -89,6 +91,7 @@ const CHAIN: &[(&str, Check)] = &[
     ("LimitRanger", Check::Validate(limit_ranger::validate)),
     ("ServiceAccount", Check::Validate(service_account::validate)),
     ("NodeRestriction", Check::Validate(node_restriction::validate)),
+    ("PodSecurity", Check::Validate(pod_security::validate)),
     ("Priority", Check::Validate(priority::validate)),
     ("PersistentVolumeClaimResize", Check::Validate(resize::validate)),
     ("RuntimeClass", Check::Validate(runtime_class::validate)),

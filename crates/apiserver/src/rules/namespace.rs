@@ -87,14 +87,8 @@ pub fn prepare_finalize(new: &mut Value, old: &Value) {
     copy(new, old, "status");
 }
 
-/// A namespace is gone when deletion was asked for and nobody holds it.
-pub fn is_finalized(namespace: &Value) -> bool {
-    !text_at(namespace, "/metadata/deletionTimestamp").is_empty()
-        && namespace.get("spec").is_none_or(|spec| list(spec, "finalizers").is_empty())
-}
-
 /// What a delete makes of a namespace that still holds finalizers.
-pub fn terminate(namespace: &mut Value) {
+fn terminate(namespace: &mut Value) {
     let status = child(namespace, "status");
     if text(status, "phase") != "Terminating" {
         set(status, "phase", "Terminating");

@@ -11,58 +11,10 @@ use crate::{
 pub const FINALIZE: UpdateRules =
     UpdateRules { prepare: rules::namespace::prepare_finalize, validate: |_, _| Vec::new() };
 pub const EPHEMERAL_CONTAINERS: UpdateRules =
-    UpdateRules { prepare: rules::pod::prepare_ephemeral_containers, validate: ephemeral_containers_only_grow };
-pub const RESIZE: UpdateRules = UpdateRules { prepare: rules::pod::prepare_resize, validate: may_be_resized };
+    UpdateRules { prepare: rules::pod::prepare_ephemeral_containers, validate: rules::pod::update::validate_ephemeral };
+pub const RESIZE: UpdateRules =
+    UpdateRules { prepare: rules::pod::prepare_resize, validate: rules::pod::update::validate_resize };
 pub const APPROVAL: UpdateRules = UpdateRules { prepare: take_conditions, validate: conditions_only_grow };
-
-/// Source: `ValidatePodEphemeralContainersUpdate` in kubernetes/pkg/apis/core/validation.
-fn ephemeral_containers_only_grow(new: &Value, old: &Value) -> Vec<FieldError> {
-    let field = "spec.ephemeralContainers";
-    let (new, old) = (items(&new["spec"]["ephemeralContainers"]), items(&old["spec"]["ephemeralContainers"]));
-    let mut errors = Vec::new();
-    for before in old {
-        let name = before["name"].as_str().unwrap_or_default();
-        match new.iter().find(|container| container["name"] == before["name"]) {
-            None => {
-                let why = format!("existing ephemeral containers {name:?} may not be removed\n");
-                errors.push(FieldError::forbidden(field, why));
-            }
-            Some(now) if now != before => {
-                let why = format!("existing ephemeral containers {name:?} may not be changed\n");
-                errors.push(FieldError::forbidden(field, why));
-            }
-            Some(_) => {}
-        }
-    }
-    for (at, container) in new.iter().enumerate() {
-        for required in ["name", "image"] {
-            if container[required].as_str().unwrap_or_default().is_empty() {
-                errors.push(FieldError::required(format!("{field}[{at}].{required}"), ""));
-            }
-        }
-        if new[..at].iter().any(|other| other["name"] == container["name"]) {
-            errors.push(FieldError::duplicate(format!("{field}[{at}].name"), &container["name"]));
-        }
-    }
-    errors
-}
-
-/// Source: `ValidatePodResize` in kubernetes/pkg/apis/core/validation.
-fn may_be_resized(new: &Value, old: &Value) -> Vec<FieldError> {
-    let phase = old["status"]["phase"].as_str().unwrap_or_default();
-    let mut errors = Vec::new();
-    if matches!(phase, "Succeeded" | "Failed") {
-        errors.push(FieldError::forbidden("", "resize is not supported for pods that are finished"));
-    }
-    if old["status"]["qosClass"].is_string() && rules::pod::qos_class(new) != old["status"]["qosClass"] {
-        errors.push(FieldError::invalid(
-            "spec",
-            rules::pod::qos_class(new),
-            "Pod QOS Class may not change as a result of resizing",
-        ));
-    }
-    errors
-}
 
 /// Approval writes conditions and nothing else. The time is the one thing that these rules read
 /// from outside: the server, not the approver, says when.
@@ -150,26 +102,5 @@ mod tests {
         take_conditions(&mut new, &old);
         assert_eq!(new["spec"], old["spec"]);
         assert!(new["status"]["certificate"].is_null() && new["status"]["conditions"][0]["lastUpdateTime"].is_string());
-    }
-
-    #[test]
-    fn ephemeral_containers() {
-        let pod = |containers: Value| json!({"spec": {"ephemeralContainers": containers}});
-        let one = json!([{"name": "a", "image": "x"}]);
-        let two = json!([{"name": "a", "image": "x"}, {"name": "b", "image": "y"}]);
-        for (old, new, refusals) in [
-            (json!([]), one.clone(), 0),
-            (one.clone(), two.clone(), 0),
-            (two, one.clone(), 1),
-            (one.clone(), json!([{"name": "a", "image": "z"}]), 1),
-            (json!([]), json!([{"name": "a"}]), 1),
-            (json!([]), json!([{"name": "a", "image": "x"}, {"name": "a", "image": "x"}]), 1),
-        ] {
-            assert_eq!(
-                ephemeral_containers_only_grow(&pod(new.clone()), &pod(old.clone())).len(),
-                refusals,
-                "{old} to {new}"
-            );
-        }
     }
 }

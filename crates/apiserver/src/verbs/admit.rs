@@ -52,8 +52,9 @@ impl Ask {
         _dry_run: bool,
     ) -> Result<Vec<String>, ApiError> {
         let attributes = self.attributes(operation, key, old, "");
-        admission::validate(&attributes, object, &*self.server.cache)?;
-        Ok(Vec::new())
+        let cache = &*self.server.cache;
+        admission::validate(&attributes, object, cache)?;
+        Ok(object.and_then(|object| admission::warning(&attributes, object, cache)).into_iter().collect())
     }
 
     /// What a write must hold while it is counted against quotas, from before it is validated until it is stored

@@ -19,6 +19,7 @@ use crate::rules::{
     address,
     amounts,
     check_change,
+    edit::text_at,
     path::{Errors, Path, items, text},
 };
 
@@ -267,6 +268,9 @@ pub fn validate_resize(new: &Value, old: &Value) -> Vec<FieldError> {
             only_cpu_and_memory(new, old, &SPEC.field("initContainers").index(i), errors);
         }
     });
+    if matches!(text_at(old, "/status/phase"), "Succeeded" | "Failed") {
+        errors.push(FieldError::forbidden("", "resize is not supported for pods that are finished"));
+    }
     if qos_class(new) != qos_class(old) {
         let path = SPEC.to_string();
         errors.push(FieldError::invalid(path, qos_class(new), "Pod QOS Class may not change as a result of resizing"));
@@ -331,6 +335,33 @@ mod tests {
             pod["spec"]["nodeSelector"] = json!({"a": "b"});
         });
         check(&gated, &confined, &[]);
+    }
+
+    #[test]
+    fn ephemeral_containers_only_grow() {
+        let debug = |containers: Value| pod(|pod| pod["spec"]["ephemeralContainers"] = containers.clone());
+        let one = json!([{"name": "a", "image": "x"}]);
+        let two = json!([{"name": "a", "image": "x"}, {"name": "b", "image": "y"}]);
+        for (old, new, refusals) in [
+            (json!([]), one.clone(), 0),
+            (one.clone(), two.clone(), 0),
+            (two, one.clone(), 1),
+            (one, json!([{"name": "a", "image": "z"}]), 1),
+            (json!([]), json!([{"name": "a"}]), 1),
+        ] {
+            assert_eq!(validate_ephemeral(&debug(new.clone()), &debug(old.clone())).len(), refusals, "{old} to {new}");
+        }
+    }
+
+    #[test]
+    fn a_resize_keeps_the_class_of_service() {
+        let sized = |resources: Value| pod(|pod| pod["spec"]["containers"][0]["resources"] = resources.clone());
+        let small = sized(json!({"requests": {"cpu": "1"}}));
+        assert_eq!(texts(validate_resize(&sized(json!({"requests": {"cpu": "2"}})), &small)), [""; 0]);
+        assert_eq!(
+            texts(validate_resize(&sized(json!({})), &small)),
+            ["spec: Invalid value: \"BestEffort\": Pod QOS Class may not change as a result of resizing"]
+        );
     }
 
     #[test]
