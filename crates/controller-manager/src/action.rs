@@ -108,6 +108,12 @@ impl Action {
         let options = DeleteOptions { grace_period_seconds: Some(0), ..only_uid(object.uid()) };
         Self::of(object, Write::Delete(options), why)
     }
+    pub fn with_propagation(mut self, policy: &str) -> Self {
+        if let Write::Delete(options) = &mut self.write {
+            options.propagation_policy = Some(policy.to_owned());
+        }
+        self
+    }
     pub fn only_while(mut self, owner: Owner) -> Self {
         self.only_while = Some(owner);
         self

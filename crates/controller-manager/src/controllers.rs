@@ -9,16 +9,16 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     caches::{Caches, Subscriptions},
-    deployment, endpoint_slice, endpoints,
+    deployment, disruption, endpoint_slice, endpoints,
     everything::Everything,
     flags::Flags,
     garbage::{self, Collector},
     identity::Identity,
     job, namespace, node_ipam, node_lifecycle, pod_gc,
     reconcile::{self, Controller, Means},
-    replica_set, root_ca, service_account,
+    replica_set, replication_controller, role_aggregation, root_ca, service_account,
     settings::Settings,
-    taint_eviction,
+    taint_eviction, ttl_after_finished,
 };
 
 /// Every controller that is a row. Two are not, as they work on objects of all kinds: the garbage
@@ -35,6 +35,10 @@ pub static ALL: &[&Controller] = &[
     &taint_eviction::CONTROLLER,
     &pod_gc::CONTROLLER,
     &job::CONTROLLER,
+    &ttl_after_finished::CONTROLLER,
+    &replication_controller::CONTROLLER,
+    &disruption::CONTROLLER,
+    &role_aggregation::CONTROLLER,
 ];
 
 /// What it takes to run them.

@@ -34,6 +34,8 @@ use crate::{
 };
 use fleet::Fleet;
 
+pub use numbers::{Round, share};
+
 pub static CONTROLLER: Controller = Controller {
     name: "deployment-controller",
     resource: &resources::DEPLOYMENT,

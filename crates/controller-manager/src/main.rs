@@ -5,6 +5,7 @@ mod caches;
 mod controllers;
 mod deployment;
 mod discovery;
+mod disruption;
 mod endpoint_slice;
 mod endpoints;
 mod everything;
@@ -23,11 +24,14 @@ mod pod_gc;
 mod pods;
 mod reconcile;
 mod replica_set;
+mod replication_controller;
+mod role_aggregation;
 mod root_ca;
 mod service_account;
 mod service_pods;
 mod settings;
 mod taint_eviction;
+mod ttl_after_finished;
 
 use anyhow::{Context, bail};
 use client::{
