@@ -227,7 +227,7 @@ mod tests {
     fn new_services() {
         let ports = json!([{"port": 80, "protocol": "TCP"}]);
         check(json!({"type": "ClusterIP", "ports": ports}), None, "10.0.0.9");
-        check(json!({"type": "ClusterIP", "clusterIP": "10.0.0.7", "clusterIPs": ["10.0.0.7"]}), None, "10.0.0.7");
+        check(json!({"type": "ClusterIP", "clusterIP": "10.0.0.7", "clusterIPs": ["10.0.0.7"]}), None, "10.0.0.7 | ");
         check(
             json!({"type": "ClusterIP", "clusterIP": "None", "clusterIPs": ["None"], "selector": {"a": "b"}, "ports": ports}),
             None,
@@ -282,7 +282,7 @@ mod tests {
         check(old.clone(), Some(old.clone()), "10.0.0.5 | 30080");
         let another = json!([{"port": 81, "protocol": "TCP"}, {"port": 80, "protocol": "TCP", "nodePort": 30080}]);
         check(with("ports", another), Some(old.clone()), "10.0.0.5 | 30100,30080");
-        check(json!({"type": "ExternalName"}), Some(old.clone()), "");
+        check(json!({"type": "ExternalName"}), Some(old.clone()), " | ");
         check(json!({"type": "ClusterIP", "ports": [{"port": 80}]}), Some(json!({"type": "ExternalName"})), "10.0.0.9");
         check(with("ipFamilyPolicy", json!("PreferDualStack")), Some(old), "10.0.0.5,fd00::9 | 30080");
     }

@@ -32,7 +32,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::codec::body::{self, Body, BodyError};
 
-/// Upstream's dial timeout for kubelets.
+/// For the connection, and again for TLS on it.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of a refusal's text, so much is passed on.
 const REFUSAL_BYTES_MAX: usize = 64 * 1024;
@@ -177,12 +177,7 @@ impl Dialer {
     ) -> Result<Response<Incoming>, ApiError> {
         check_destination(to, trust, self.own).map_err(ApiError::bad_request)?;
         let failed = |what: &str, why: &dyn std::fmt::Display| ApiError::internal(format!("error {what} {to}: {why}"));
-        let dialled = tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect(to)).await;
-        let stream = match dialled {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(why)) => return Err(failed("dialing backend", &why)),
-            Err(_) => return Err(failed("dialing backend", &format!("no answer within {} s", DIAL_TIMEOUT.as_secs()))),
-        };
+        let stream = within(TcpStream::connect(to)).await.map_err(|why| failed("dialing backend", &why))?;
         stream.set_nodelay(true).map_err(|why| failed("dialing backend", &why))?;
         let config = match trust {
             Trust::Kubelet => &self.kubelet,
@@ -190,7 +185,7 @@ impl Dialer {
             Trust::Plain => return self.exchange(stream, request).await.map_err(|why| failed("asking", &why)),
         };
         let name = ServerName::IpAddress(to.ip().into());
-        let secured = TlsConnector::from(config.clone()).connect(name, stream).await;
+        let secured = within(TlsConnector::from(config.clone()).connect(name, stream)).await;
         let stream = secured.map_err(|why| failed("securing the connection to", &why))?;
         self.exchange(stream, request).await.map_err(|why| failed("asking", &why))
     }
@@ -215,6 +210,14 @@ impl Dialer {
             }
         });
         sender.send_request(request).await
+    }
+}
+
+/// A step of dialling, which may not take for ever.
+async fn within<T>(step: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {
+    match tokio::time::timeout(DIAL_TIMEOUT, step).await {
+        Ok(result) => result,
+        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
     }
 }
 
@@ -450,7 +453,13 @@ mod tests {
 
     #[tokio::test]
     async fn without_an_authority_no_kubelet_is_believed() {
-        let (at, _task) = backend("no TLS here").await;
-        assert!(dialer().get(at, Trust::Kubelet, "/x").await.is_err());
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = listener.local_addr().expect("bound");
+        let dialer = dialer();
+        let (asked, answered) = tokio::join!(dialer.get(at, Trust::Kubelet, "/x"), async {
+            let (mut stream, _) = listener.accept().await.expect("a client");
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await
+        });
+        assert!(asked.is_err() && answered.is_ok());
     }
 }
