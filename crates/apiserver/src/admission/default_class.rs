@@ -16,7 +16,12 @@ pub(super) fn fill_claim(attributes: &Attributes, claim: &mut Value, reader: &dy
         return Ok(());
     }
     let mark = "storageclass.kubernetes.io/is-default-class";
-    fill(claim, "storageClassName", "volume.beta.kubernetes.io/storage-class", default(reader, &resources::STORAGE_CLASS, mark));
+    fill(
+        claim,
+        "storageClassName",
+        "volume.beta.kubernetes.io/storage-class",
+        default(reader, &resources::STORAGE_CLASS, mark),
+    );
     Ok(())
 }
 
@@ -31,8 +36,7 @@ pub(super) fn fill_ingress(attributes: &Attributes, ingress: &mut Value, reader:
 
 /// The old way to name a class is an annotation.
 fn fill(object: &mut Value, field: &str, annotation: &str, class: Option<String>) {
-    let is_named = is_present(&object["spec"], field)
-        || object["metadata"]["annotations"].get(annotation).is_some();
+    let is_named = is_present(&object["spec"], field) || object["metadata"]["annotations"].get(annotation).is_some();
     if let Some(class) = class.filter(|_| !is_named) {
         set(child(object, "spec"), field, class);
     }

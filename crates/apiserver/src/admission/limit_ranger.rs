@@ -52,9 +52,12 @@ pub(super) fn fill(attributes: &Attributes, pod: &mut Value, reader: &dyn Reader
 fn fill_container(container: &mut Value, item: &Value, sort: &str, notes: &mut Vec<String>) {
     let name = text(container, "name").to_owned();
     for (defaults, field, word) in [("defaultRequest", "requests", "request"), ("default", "limits", "limit")] {
-        let Some(defaults) = item.get(defaults).and_then(Value::as_object).filter(|all| !all.is_empty()) else { continue };
+        let Some(defaults) = item.get(defaults).and_then(Value::as_object).filter(|all| !all.is_empty()) else {
+            continue;
+        };
         let amounts = child(child(container, "resources"), field);
-        let absent: Vec<&str> = defaults.keys().map(String::as_str).filter(|name| amounts.get(*name).is_none()).collect();
+        let absent: Vec<&str> =
+            defaults.keys().map(String::as_str).filter(|name| amounts.get(*name).is_none()).collect();
         for name in &absent {
             fill_field(amounts, name, defaults[*name].clone());
         }
@@ -119,17 +122,19 @@ fn pod_refusals(pod: &Pod, item: &LimitRangeItem) -> Vec<String> {
     };
     if item.type_ == "Container" {
         let containers = spec.containers.iter().chain(init);
-        return containers.flat_map(|container| {
-            let (requests, limits) = of(container);
-            refusals(item, &requests, &limits)
-        }).collect();
+        return containers
+            .flat_map(|container| {
+                let (requests, limits) = of(container);
+                refusals(item, &requests, &limits)
+            })
+            .collect();
     }
     let sum = |which: fn((Bounds, Bounds)) -> Bounds| {
         let mut total = Bounds::new();
         for container in spec.containers.iter().chain(init.iter().filter(|container| is_sidecar(container))) {
             for (name, amount) in which(of(container)) {
                 let entry = total.entry(name).or_insert(Quantity::ZERO);
-                *entry = *entry + amount;
+                *entry += amount;
             }
         }
         for container in init.iter().filter(|container| !is_sidecar(container)) {
@@ -169,7 +174,9 @@ fn refusals(item: &LimitRangeItem, requests: &Bounds, limits: &Bounds) -> Vec<St
         match (requests.get(&name), limits.get(&name)) {
             (_, None) => refusals.push(format!("{subject}.  No limit is specified")),
             (_, Some(limit)) if *limit > bound => refusals.push(format!("{subject}, but limit is {limit}")),
-            (Some(request), Some(_)) if *request > bound => refusals.push(format!("{subject}, but request is {request}")),
+            (Some(request), Some(_)) if *request > bound => {
+                refusals.push(format!("{subject}, but request is {request}"))
+            }
             (_, Some(_)) => {}
         }
     }
@@ -206,7 +213,9 @@ mod tests {
 
     #[test]
     fn defaults_fill_in() {
-        let objects = range(json!({"type": "Container", "default": {"cpu": "1", "memory": "1Gi"}, "defaultRequest": {"cpu": "100m"}}));
+        let objects = range(
+            json!({"type": "Container", "default": {"cpu": "1", "memory": "1Gi"}, "defaultRequest": {"cpu": "100m"}}),
+        );
         let pod = json!({"spec": {"containers": [{"name": "c", "resources": {"limits": {"memory": "2Gi"}}}]}});
         let pod = filled(fill, &resources::POD, pod, &objects).unwrap();
         assert_eq!(
@@ -224,9 +233,21 @@ mod tests {
         let pod = |cpu: &str| json!({"spec": {"containers": [{"name": "c", "resources": {"limits": {"cpu": cpu}, "requests": {"cpu": cpu}}}, {"name": "d", "resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "1"}}}]}});
         for (item, cpu, expected) in [
             (json!({"type": "Container", "max": {"cpu": "1"}}), "1", ""),
-            (json!({"type": "Container", "max": {"cpu": "1"}}), "2", "pods \"x\" is forbidden: maximum cpu usage per Container is 1, but limit is 2"),
-            (json!({"type": "Container", "min": {"cpu": "1"}}), "500m", "pods \"x\" is forbidden: minimum cpu usage per Container is 1, but request is 500m"),
-            (json!({"type": "Pod", "max": {"cpu": "2"}}), "2", "pods \"x\" is forbidden: maximum cpu usage per Pod is 2, but limit is 3"),
+            (
+                json!({"type": "Container", "max": {"cpu": "1"}}),
+                "2",
+                "pods \"x\" is forbidden: maximum cpu usage per Container is 1, but limit is 2",
+            ),
+            (
+                json!({"type": "Container", "min": {"cpu": "1"}}),
+                "500m",
+                "pods \"x\" is forbidden: minimum cpu usage per Container is 1, but request is 500m",
+            ),
+            (
+                json!({"type": "Pod", "max": {"cpu": "2"}}),
+                "2",
+                "pods \"x\" is forbidden: maximum cpu usage per Pod is 2, but limit is 3",
+            ),
         ] {
             assert_eq!(refusal(validate, &resources::POD, &pod(cpu), &range(item)), expected);
         }

@@ -166,7 +166,12 @@ pub(crate) mod fixture {
     }
 
     /// Runs one filling check on an object that is created in namespace `n` under the name `x`.
-    pub(super) fn filled(fill: Mutate, resource: &Resource, mut object: Value, objects: &Objects) -> Result<Value, String> {
+    pub(super) fn filled(
+        fill: Mutate,
+        resource: &Resource,
+        mut object: Value,
+        objects: &Objects,
+    ) -> Result<Value, String> {
         let (user, key) = (User::default(), Key::new("n", "x"));
         let attributes = attributes(&user, resource, Operation::Create, &key, None);
         fill(&attributes, &mut object, objects).map_err(|error| error.message().to_owned())?;

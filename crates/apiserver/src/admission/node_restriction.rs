@@ -51,7 +51,9 @@ pub(super) fn validate(attributes: &Attributes, object: Option<&Value>, _: &dyn 
         ("resource.k8s.io", "resourceslices") => {
             let owner = if attributes.operation == Operation::Delete { old } else { new };
             let is_own = text_at(owner, "/spec/nodeName") == node;
-            is_own.then_some(()).ok_or_else(|| "can only create ResourceSlice with the same NodeName as the requesting node".to_owned())
+            is_own
+                .then_some(())
+                .ok_or_else(|| "can only create ResourceSlice with the same NodeName as the requesting node".to_owned())
         }
         ("", "persistentvolumeclaims") if attributes.subresource != "status" => {
             Err(format!("may only update PVC status, not {:?}", attributes.operation))
@@ -75,8 +77,12 @@ fn pod(node: &str, attributes: &Attributes, new: &Value, old: &Value) -> Result<
         }
         (Operation::Update, "status") => Ok(()),
         (Operation::Create, "eviction") => Ok(()),
-        (operation, "") => Err(format!("unexpected operation {operation:?}, node {node:?} can only create and delete mirror pods")),
-        (_, subresource) => Err(format!("unexpected pod subresource {subresource:?}, only 'status' and 'eviction' are allowed")),
+        (operation, "") => {
+            Err(format!("unexpected operation {operation:?}, node {node:?} can only create and delete mirror pods"))
+        }
+        (_, subresource) => {
+            Err(format!("unexpected pod subresource {subresource:?}, only 'status' and 'eviction' are allowed"))
+        }
     }
 }
 
@@ -91,11 +97,15 @@ fn mirror(node: &str, pod: &Value) -> Result<(), String> {
     let owners = list(&pod["metadata"], "ownerReferences");
     let [owner] = owners else {
         let count = owners.len();
-        return Err(format!("node {node:?} can only create pods with a single owner reference set to itself, found {count}"));
+        return Err(format!(
+            "node {node:?} can only create pods with a single owner reference set to itself, found {count}"
+        ));
     };
     let is_own = text(owner, "apiVersion") == "v1" && text(owner, "kind") == "Node" && text(owner, "name") == node;
     if !is_own || owner.get("controller").and_then(Value::as_bool) != Some(true) {
-        return Err(format!("node {node:?} can only create pods with a single controller owner reference set to itself"));
+        return Err(format!(
+            "node {node:?} can only create pods with a single controller owner reference set to itself"
+        ));
     }
     if owner.get("blockOwnerDeletion").and_then(Value::as_bool) == Some(true) {
         return Err(format!("node {node:?} must not set blockOwnerDeletion on an owner reference"));
@@ -147,7 +157,8 @@ fn own_node(node: &str, attributes: &Attributes, new: &Value, old: &Value) -> Re
 
 fn changed_labels<'a>(new: &'a Value, old: &'a Value) -> impl Iterator<Item = &'a str> {
     let (new, old) = (&new["metadata"]["labels"], &old["metadata"]["labels"]);
-    let keys: BTreeSet<&String> = [new, old].into_iter().filter_map(Value::as_object).flat_map(|labels| labels.keys()).collect();
+    let keys: BTreeSet<&String> =
+        [new, old].into_iter().filter_map(Value::as_object).flat_map(|labels| labels.keys()).collect();
     keys.into_iter().filter(move |key| new.get(*key) != old.get(*key)).map(String::as_str)
 }
 
@@ -185,7 +196,14 @@ mod tests {
     use super::{super::fixture::Objects, *};
     use crate::authn::User;
 
-    fn check(operation: Operation, resource: &Resource, subresource: &str, key: &Key, old: Value, new: Value) -> String {
+    fn check(
+        operation: Operation,
+        resource: &Resource,
+        subresource: &str,
+        key: &Key,
+        old: Value,
+        new: Value,
+    ) -> String {
         let user = User::new("system:node:n1", &["system:nodes"]);
         let attributes =
             Attributes { user: &user, resource, subresource, operation, key, old: Some(&old), suffix: "abcde" };
@@ -196,7 +214,11 @@ mod tests {
     fn its_node_and_lease_only() {
         for (resource, key, refusal) in [
             (&resources::NODE, Key::cluster("n1"), ""),
-            (&resources::NODE, Key::cluster("n2"), "nodes \"n2\" is forbidden: node \"n1\" is not allowed to modify node \"n2\""),
+            (
+                &resources::NODE,
+                Key::cluster("n2"),
+                "nodes \"n2\" is forbidden: node \"n1\" is not allowed to modify node \"n2\"",
+            ),
             (&resources::LEASE, Key::new("kube-node-lease", "n1"), ""),
             (
                 &resources::LEASE,
@@ -213,8 +235,14 @@ mod tests {
         let key = Key::new("n", "p");
         let pod = |node: &str| json!({"spec": {"nodeName": node}});
         assert_eq!(check(Operation::Update, &resources::POD, "status", &key, pod("n1"), pod("n1")), "");
-        assert!(check(Operation::Update, &resources::POD, "status", &key, pod("n2"), pod("n2")).contains("can only update pod status"));
-        assert!(check(Operation::Create, &resources::POD, "", &key, Value::Null, pod("n1")).contains("can only create mirror pods"));
+        assert!(
+            check(Operation::Update, &resources::POD, "status", &key, pod("n2"), pod("n2"))
+                .contains("can only update pod status")
+        );
+        assert!(
+            check(Operation::Create, &resources::POD, "", &key, Value::Null, pod("n1"))
+                .contains("can only create mirror pods")
+        );
         let mirror = json!({"metadata": {"annotations": {MIRROR: "h"}, "ownerReferences": [
             {"apiVersion": "v1", "kind": "Node", "name": "n1", "controller": true}]}, "spec": {"nodeName": "n1"}});
         assert_eq!(check(Operation::Create, &resources::POD, "", &key, Value::Null, mirror), "");

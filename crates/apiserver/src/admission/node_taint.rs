@@ -37,7 +37,8 @@ mod tests {
     fn new_nodes_are_tainted_once() {
         let taint = json!({"key": NOT_READY, "effect": "NoSchedule"});
         for taints in [json!([]), json!([taint])] {
-            let node = filled(fill, &resources::NODE, json!({"spec": {"taints": taints}}), &Objects::default()).unwrap();
+            let node =
+                filled(fill, &resources::NODE, json!({"spec": {"taints": taints}}), &Objects::default()).unwrap();
             assert_eq!(node["spec"]["taints"], json!([taint]));
         }
     }

@@ -90,7 +90,8 @@ fn violation(attributes: &Attributes, object: &Value, reader: &dyn Reader, mode:
         return None;
     }
     let found = violations(&PodSpec::deserialize(spec).ok()?, level);
-    (!found.is_empty()).then(|| format!("PodSecurity {:?}: {}", format!("{}:{version}", level.name()), found.join(", ")))
+    (!found.is_empty())
+        .then(|| format!("PodSecurity {:?}: {}", format!("{}:{version}", level.name()), found.join(", ")))
 }
 
 /// What the level forbids of this spec: `reason (where)`, in upstream's order.
@@ -124,8 +125,10 @@ fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
 
 /// The names of the containers for which `is_bad` holds, as a message shows them.
 fn those(spec: &PodSpec, is_bad: impl Fn(&Container) -> bool) -> Option<String> {
-    let names: Vec<String> =
-        containers(spec).filter(|container| is_bad(container)).map(|container| format!("{:?}", container.name)).collect();
+    let names: Vec<String> = containers(spec)
+        .filter(|container| is_bad(container))
+        .map(|container| format!("{:?}", container.name))
+        .collect();
     match names.as_slice() {
         [] => None,
         [one] => Some(format!("container {one}")),
@@ -185,8 +188,11 @@ const BASELINE_CAPABILITIES: [&str; 13] = [
 fn added_capabilities(spec: &PodSpec) -> Option<String> {
     let is_more = |added: &&String| !BASELINE_CAPABILITIES.contains(&added.as_str());
     let bad = those(spec, |container| capabilities(container).0.iter().any(|added| is_more(&added)))?;
-    let mut added: Vec<String> =
-        containers(spec).flat_map(|container| capabilities(container).0).filter(is_more).map(|added| format!("{added:?}")).collect();
+    let mut added: Vec<String> = containers(spec)
+        .flat_map(|container| capabilities(container).0)
+        .filter(is_more)
+        .map(|added| format!("{added:?}"))
+        .collect();
     added.sort();
     added.dedup();
     let list = added.join(", ");
@@ -195,13 +201,18 @@ fn added_capabilities(spec: &PodSpec) -> Option<String> {
 
 fn host_namespaces(spec: &PodSpec) -> Option<String> {
     let flags = [("hostNetwork", spec.host_network), ("hostPID", spec.host_pid), ("hostIPC", spec.host_ipc)];
-    let set: Vec<String> = flags.iter().filter(|(_, flag)| *flag == Some(true)).map(|(name, _)| format!("{name}=true")).collect();
+    let set: Vec<String> =
+        flags.iter().filter(|(_, flag)| *flag == Some(true)).map(|(name, _)| format!("{name}=true")).collect();
     (!set.is_empty()).then(|| format!("host namespaces ({})", set.join(", ")))
 }
 
 fn host_ports(spec: &PodSpec) -> Option<String> {
     let ports = |container: &Container| -> Vec<String> {
-        items(&container.ports).iter().filter_map(|port| port.host_port.filter(|port| *port != 0)).map(|port| port.to_string()).collect()
+        items(&container.ports)
+            .iter()
+            .filter_map(|port| port.host_port.filter(|port| *port != 0))
+            .map(|port| port.to_string())
+            .collect()
     };
     let bad = those(spec, |container| !ports(container).is_empty())?;
     let all: Vec<String> = containers(spec).flat_map(ports).collect();
@@ -211,8 +222,11 @@ fn host_ports(spec: &PodSpec) -> Option<String> {
 }
 
 fn host_path_volumes(spec: &PodSpec) -> Option<String> {
-    let names: Vec<String> =
-        items(&spec.volumes).iter().filter(|volume| volume.host_path.is_some()).map(|volume| format!("{:?}", volume.name)).collect();
+    let names: Vec<String> = items(&spec.volumes)
+        .iter()
+        .filter(|volume| volume.host_path.is_some())
+        .map(|volume| format!("{:?}", volume.name))
+        .collect();
     match names.as_slice() {
         [] => None,
         [one] => Some(format!("hostPath volumes (volume {one})")),
@@ -221,16 +235,22 @@ fn host_path_volumes(spec: &PodSpec) -> Option<String> {
 }
 
 fn privileged(spec: &PodSpec) -> Option<String> {
-    let is_privileged =
-        |container: &Container| container.security_context.as_ref().and_then(|context| context.privileged) == Some(true);
+    let is_privileged = |container: &Container| {
+        container.security_context.as_ref().and_then(|context| context.privileged) == Some(true)
+    };
     let bad = those(spec, is_privileged)?;
     Some(format!("privileged ({bad} must not set securityContext.privileged=true)"))
 }
 
 fn proc_mount(spec: &PodSpec) -> Option<String> {
-    let mount = |container: &Container| container.security_context.as_ref().and_then(|context| context.proc_mount.clone());
+    let mount =
+        |container: &Container| container.security_context.as_ref().and_then(|context| context.proc_mount.clone());
     let bad = those(spec, |container| mount(container).is_some_and(|mount| mount != "Default"))?;
-    let kinds: Vec<String> = containers(spec).filter_map(mount).filter(|mount| mount != "Default").map(|mount| format!("{mount:?}")).collect();
+    let kinds: Vec<String> = containers(spec)
+        .filter_map(mount)
+        .filter(|mount| mount != "Default")
+        .map(|mount| format!("{mount:?}"))
+        .collect();
     Some(format!("procMount ({bad} must not set securityContext.procMount to {})", kinds.join(", ")))
 }
 
@@ -257,7 +277,11 @@ fn volume_types(spec: &PodSpec) -> Option<String> {
         _ => ("volumes", "use"),
     };
     let types = if kinds.len() == 1 { "volume type" } else { "volume types" };
-    Some(format!("restricted volume types ({volumes} {} {verb} restricted {types} {})", names.join(", "), kinds.join(", ")))
+    Some(format!(
+        "restricted volume types ({volumes} {} {verb} restricted {types} {})",
+        names.join(", "),
+        kinds.join(", ")
+    ))
 }
 
 fn run_as_non_root(spec: &PodSpec) -> Option<String> {
@@ -276,7 +300,8 @@ fn run_as_non_root(spec: &PodSpec) -> Option<String> {
 fn run_as_user(spec: &PodSpec) -> Option<String> {
     let is_root = |user: Option<i64>| user == Some(0);
     let of_pod = is_root(spec.security_context.as_ref().and_then(|context| context.run_as_user));
-    let of = |container: &Container| is_root(container.security_context.as_ref().and_then(|context| context.run_as_user));
+    let of =
+        |container: &Container| is_root(container.security_context.as_ref().and_then(|context| context.run_as_user));
     let bad = match (of_pod, those(spec, of)) {
         (false, None) => return None,
         (true, None) => "pod".to_owned(),
@@ -287,19 +312,33 @@ fn run_as_user(spec: &PodSpec) -> Option<String> {
 }
 
 fn seccomp(spec: &PodSpec, level: Level) -> Option<String> {
-    let of_pod = spec.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref()).map(|p| p.type_.as_str());
+    let of_pod =
+        spec.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref()).map(|p| p.type_.as_str());
     let of = |container: &Container| {
-        container.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref()).map(|p| p.type_.clone())
+        container
+            .security_context
+            .as_ref()
+            .and_then(|context| context.seccomp_profile.as_ref())
+            .map(|p| p.type_.clone())
     };
     let is_bad = |kind: &str| !matches!(kind, "RuntimeDefault" | "Localhost");
     if level == Level::Baseline {
         let bad = those(spec, |container| of(container).is_some_and(|kind| is_bad(&kind)));
         return match (of_pod.filter(|kind| is_bad(kind)), bad) {
             (None, None) => None,
-            (Some(kind), None) => Some(format!("seccompProfile (pod must not set securityContext.seccompProfile.type to {kind:?})")),
+            (Some(kind), None) => {
+                Some(format!("seccompProfile (pod must not set securityContext.seccompProfile.type to {kind:?})"))
+            }
             (_, Some(bad)) => {
-                let kinds: Vec<String> = containers(spec).filter_map(of).filter(|kind| is_bad(kind)).map(|kind| format!("{kind:?}")).collect();
-                Some(format!("seccompProfile ({bad} must not set securityContext.seccompProfile.type to {})", kinds.join(", ")))
+                let kinds: Vec<String> = containers(spec)
+                    .filter_map(of)
+                    .filter(|kind| is_bad(kind))
+                    .map(|kind| format!("{kind:?}"))
+                    .collect();
+                Some(format!(
+                    "seccompProfile ({bad} must not set securityContext.seccompProfile.type to {})",
+                    kinds.join(", ")
+                ))
             }
         };
     }
@@ -328,7 +367,8 @@ const SAFE_SYSCTLS: [&str; 10] = [
 
 fn sysctls(spec: &PodSpec) -> Option<String> {
     let all = spec.security_context.as_ref().map(|context| items(&context.sysctls)).unwrap_or_default();
-    let bad: Vec<&str> = all.iter().map(|sysctl| sysctl.name.as_str()).filter(|name| !SAFE_SYSCTLS.contains(name)).collect();
+    let bad: Vec<&str> =
+        all.iter().map(|sysctl| sysctl.name.as_str()).filter(|name| !SAFE_SYSCTLS.contains(name)).collect();
     (!bad.is_empty()).then(|| format!("forbidden sysctls ({})", bad.join(", ")))
 }
 
@@ -361,8 +401,11 @@ mod tests {
              securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\")"
         );
         assert_eq!(
-            check("baseline", json!({"hostNetwork": true, "containers": [{"name": "c", "securityContext": {"privileged": true}}],
-                "volumes": [{"name": "v", "hostPath": {"path": "/"}}]})),
+            check(
+                "baseline",
+                json!({"hostNetwork": true, "containers": [{"name": "c", "securityContext": {"privileged": true}}],
+                "volumes": [{"name": "v", "hostPath": {"path": "/"}}]})
+            ),
             "pods \"x\" is forbidden: violates PodSecurity \"baseline:latest\": host namespaces (hostNetwork=true), \
              hostPath volumes (volume \"v\"), privileged (container \"c\" must not set securityContext.privileged=true)"
         );

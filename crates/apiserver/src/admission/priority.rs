@@ -93,9 +93,8 @@ pub(super) fn validate(attributes: &Attributes, class: Option<&Value>, reader: &
     let other = default_class(reader).map(|other| name(&other)).filter(|other| *other != attributes.key.name);
     match other {
         None => Ok(()),
-        Some(other) => Err(attributes.forbidden(format!(
-            "PriorityClass {other} is already marked as default. Only one default can exist"
-        ))),
+        Some(other) => Err(attributes
+            .forbidden(format!("PriorityClass {other} is already marked as default. Only one default can exist"))),
     }
 }
 
@@ -110,7 +109,10 @@ mod tests {
 
     fn classes() -> Objects {
         Objects::default()
-            .with(resources::PRIORITY_CLASS, json!({"metadata": {"name": "hi"}, "value": 1000, "preemptionPolicy": "Never"}))
+            .with(
+                resources::PRIORITY_CLASS,
+                json!({"metadata": {"name": "hi"}, "value": 1000, "preemptionPolicy": "Never"}),
+            )
             .with(resources::PRIORITY_CLASS, json!({"metadata": {"name": "usual"}, "value": 5, "globalDefault": true}))
     }
 
@@ -120,8 +122,18 @@ mod tests {
             (Objects::default(), json!({}), Ok((0, "PreemptLowerPriority"))),
             (classes(), json!({}), Ok((5, "PreemptLowerPriority"))),
             (classes(), json!({"priorityClassName": "hi"}), Ok((1000, "Never"))),
-            (classes(), json!({"priorityClassName": "no"}), Err("pods \"x\" is forbidden: no PriorityClass with name no was found")),
-            (classes(), json!({"priorityClassName": "hi", "priority": 3}), Err("pods \"x\" is forbidden: the integer value of priority (3) must not be provided in pod spec; priority admission controller computed 1000 from the given PriorityClass name")),
+            (
+                classes(),
+                json!({"priorityClassName": "no"}),
+                Err("pods \"x\" is forbidden: no PriorityClass with name no was found"),
+            ),
+            (
+                classes(),
+                json!({"priorityClassName": "hi", "priority": 3}),
+                Err(
+                    "pods \"x\" is forbidden: the integer value of priority (3) must not be provided in pod spec; priority admission controller computed 1000 from the given PriorityClass name",
+                ),
+            ),
         ] {
             let found = filled(fill, &resources::POD, json!({ "spec": spec }), &objects);
             let found = found.as_ref().map(|pod| (value_at(pod, "priority"), text(&pod["spec"], "preemptionPolicy")));
@@ -136,7 +148,9 @@ mod tests {
     #[test]
     fn one_default_at_most() {
         let class = json!({"metadata": {"name": "x"}, "globalDefault": true});
-        assert!(refusal(validate, &resources::PRIORITY_CLASS, &class, &classes()).contains("already marked as default"));
+        assert!(
+            refusal(validate, &resources::PRIORITY_CLASS, &class, &classes()).contains("already marked as default")
+        );
         assert_eq!(refusal(validate, &resources::PRIORITY_CLASS, &class, &Objects::default()), "");
     }
 }

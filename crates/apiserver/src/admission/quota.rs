@@ -48,7 +48,8 @@ pub(super) fn validate(attributes: &Attributes, object: Option<&Value>, reader: 
         let name = text_at(&quota, "/metadata/name");
         let hard: Usage = map(&quota["spec"], "hard").filter_map(|(name, amount)| parsed(name, amount)).collect();
         if resource == &resources::POD && attributes.operation == Operation::Create {
-            missing.extend(unspecified(object, &hard).map(|names| format!("failed quota: {name}: must specify {names}")));
+            missing
+                .extend(unspecified(object, &hard).map(|names| format!("failed quota: {name}: must specify {names}")));
         }
         let asked: Usage = hard.keys().filter_map(|name| Some((name.clone(), delta(name)?))).collect();
         if asked.is_empty() {
@@ -152,7 +153,9 @@ fn service_usage(service: &Value, usage: &mut Usage) {
     let node_ports = match kind {
         "NodePort" => ports.len(),
         "LoadBalancer" if allocates => ports.len(),
-        "LoadBalancer" => ports.iter().filter(|port| port.get("nodePort").and_then(Value::as_i64).unwrap_or(0) != 0).count(),
+        "LoadBalancer" => {
+            ports.iter().filter(|port| port.get("nodePort").and_then(Value::as_i64).unwrap_or(0) != 0).count()
+        }
         _ => 0,
     };
     usage.insert("services.nodeports".to_owned(), units(node_ports));
@@ -226,7 +229,10 @@ fn total(spec: &api_types::k8s::core::PodSpec, is_limit: bool) -> Usage {
     if !is_limit {
         add(&mut sum, overhead);
     } else {
-        add(&mut sum, overhead.into_iter().filter(|(name, _)| of(spec.resources.as_ref()).contains_key(name)).collect());
+        add(
+            &mut sum,
+            overhead.into_iter().filter(|(name, _)| of(spec.resources.as_ref()).contains_key(name)).collect(),
+        );
     }
     sum
 }
@@ -234,16 +240,19 @@ fn total(spec: &api_types::k8s::core::PodSpec, is_limit: bool) -> Usage {
 fn add(sum: &mut Usage, amounts: Usage) {
     for (name, amount) in amounts {
         let entry = sum.entry(name).or_insert(Quantity::ZERO);
-        *entry = *entry + amount;
+        *entry += amount;
     }
 }
 
 /// Whether the quota's scopes take the object in. Scopes tell pods apart, and claims by their class.
 fn selects(quota: &Value, resource: &Resource, object: &Value) -> bool {
-    let scopes = list(&quota["spec"], "scopes").iter().filter_map(Value::as_str).map(|scope| (scope, "Exists", &[][..]));
-    let expressions = quota.pointer("/spec/scopeSelector").map(|selector| list(selector, "matchExpressions")).unwrap_or_default();
+    let scopes =
+        list(&quota["spec"], "scopes").iter().filter_map(Value::as_str).map(|scope| (scope, "Exists", &[][..]));
     let expressions =
-        expressions.iter().map(|expression| (text(expression, "scopeName"), text(expression, "operator"), list(expression, "values")));
+        quota.pointer("/spec/scopeSelector").map(|selector| list(selector, "matchExpressions")).unwrap_or_default();
+    let expressions = expressions
+        .iter()
+        .map(|expression| (text(expression, "scopeName"), text(expression, "operator"), list(expression, "values")));
     let mut all = scopes.chain(expressions).peekable();
     if all.peek().is_none() {
         return true;
@@ -251,7 +260,9 @@ fn selects(quota: &Value, resource: &Resource, object: &Value) -> bool {
     let is_pod = *resource == resources::POD;
     let is_claim = *resource == resources::PERSISTENT_VOLUME_CLAIM;
     all.all(|(scope, operator, values)| match scope {
-        "VolumeAttributesClass" if is_claim => named(text_at(object, "/spec/volumeAttributesClassName"), operator, values),
+        "VolumeAttributesClass" if is_claim => {
+            named(text_at(object, "/spec/volumeAttributesClassName"), operator, values)
+        }
         _ if !is_pod => false,
         "Terminating" => object.pointer("/spec/activeDeadlineSeconds").is_some_and(|deadline| !deadline.is_null()),
         "NotTerminating" => object.pointer("/spec/activeDeadlineSeconds").is_none_or(Value::is_null),
@@ -293,7 +304,8 @@ mod tests {
     };
 
     fn quota(spec: Value) -> Objects {
-        Objects::default().with(resources::RESOURCE_QUOTA, json!({"metadata": {"name": "q", "namespace": "n"}, "spec": spec}))
+        Objects::default()
+            .with(resources::RESOURCE_QUOTA, json!({"metadata": {"name": "q", "namespace": "n"}, "spec": spec}))
     }
 
     fn pod(name: &str, cpu: &str) -> Value {
@@ -305,7 +317,11 @@ mod tests {
     fn no_more_than_the_quota() {
         for (hard, existing, expected) in [
             (json!({"pods": "2"}), 1, ""),
-            (json!({"pods": "2"}), 2, "pods \"x\" is forbidden: exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2"),
+            (
+                json!({"pods": "2"}),
+                2,
+                "pods \"x\" is forbidden: exceeded quota: q, requested: pods=1, used: pods=2, limited: pods=2",
+            ),
             (json!({"requests.cpu": "1"}), 1, ""),
             (
                 json!({"cpu": "1"}),

@@ -49,9 +49,7 @@ mod tests {
 
     #[test]
     fn classes_decide() {
-        let claim = |size: &str| {
-            json!({"spec": {"storageClassName": "c", "resources": {"requests": {"storage": size}}}, "status": {"phase": "Bound"}})
-        };
+        let claim = |size: &str| json!({"spec": {"storageClassName": "c", "resources": {"requests": {"storage": size}}}, "status": {"phase": "Bound"}});
         let (user, key, old) = (User::default(), Key::new("n", "x"), claim("1Gi"));
         let resource = resources::PERSISTENT_VOLUME_CLAIM;
         let attributes = attributes(&user, &resource, Operation::Update, &key, Some(&old));

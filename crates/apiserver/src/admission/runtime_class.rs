@@ -32,7 +32,9 @@ pub(super) fn fill(attributes: &Attributes, pod: &mut Value, reader: &dyn Reader
     let spec = child(pod, "spec");
     if let Some(overhead) = class.pointer("/overhead/podFixed") {
         if is_present(spec, "overhead") && spec["overhead"] != *overhead {
-            return Err(attributes.forbidden("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead"));
+            return Err(
+                attributes.forbidden("pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead")
+            );
         }
         set(spec, "overhead", overhead.clone());
     }

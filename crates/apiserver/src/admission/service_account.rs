@@ -55,7 +55,8 @@ pub(super) fn fill(attributes: &Attributes, pod: &mut Value, reader: &dyn Reader
 }
 
 fn mount_token(spec: &mut Value, suffix: &str) {
-    let given = list(spec, "volumes").iter().map(|volume| text(volume, "name")).find(|name| name.starts_with(VOLUME_PREFIX));
+    let given =
+        list(spec, "volumes").iter().map(|volume| text(volume, "name")).find(|name| name.starts_with(VOLUME_PREFIX));
     let has_volume = given.is_some();
     let name = given.map_or_else(|| format!("{VOLUME_PREFIX}{suffix}"), str::to_owned);
     let mut is_needed = false;
@@ -145,7 +146,8 @@ mod tests {
     #[test]
     fn an_account_may_decline() {
         let account = json!({"metadata": {"name": "default", "namespace": "n"}, "automountServiceAccountToken": false});
-        let pod = filled(fill, &resources::POD, json!({"spec": {"containers": [{"name": "c"}]}}), &objects(account)).unwrap();
+        let pod =
+            filled(fill, &resources::POD, json!({"spec": {"containers": [{"name": "c"}]}}), &objects(account)).unwrap();
         assert_eq!(pod["spec"].get("volumes"), None);
     }
 

@@ -39,7 +39,8 @@ mod tests {
 
     #[test]
     fn claims_are_protected() {
-        let claim = filled(fill, &resources::PERSISTENT_VOLUME_CLAIM, json!({"metadata": {}}), &Objects::default()).unwrap();
+        let claim =
+            filled(fill, &resources::PERSISTENT_VOLUME_CLAIM, json!({"metadata": {}}), &Objects::default()).unwrap();
         assert_eq!(claim["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
         let map = filled(fill, &resources::CONFIG_MAP, json!({"metadata": {}}), &Objects::default()).unwrap();
         assert_eq!(map, json!({"metadata": {}}));

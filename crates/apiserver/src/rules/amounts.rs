@@ -174,7 +174,10 @@ mod tests {
                 json!({"limits": {"a.b/gpu": "1500m"}}),
                 &["r.limits[a.b/gpu]: Invalid value: \"1500m\": must be an integer"],
             ),
-            (json!({"limits": {"cpu": "-1"}}), &["r.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0"]),
+            (
+                json!({"limits": {"cpu": "-1"}}),
+                &["r.limits[cpu]: Invalid value: \"-1\": must be greater than or equal to 0"],
+            ),
             (
                 json!({"limits": {"pods": "1"}}),
                 &["r.limits[pods]: Invalid value: \"pods\": must be a standard resource for containers"],

@@ -17,7 +17,10 @@ use super::{
     edit::{child, copy, field, fill, fill_text, is_present, list, set},
     path::{Errors, Path, items},
     selector::label_selector,
-    workload::{self, validate::{count_or_percent, not_over_all}},
+    workload::{
+        self,
+        validate::{count_or_percent, not_over_all},
+    },
 };
 
 const SPEC: Path = Path::root("spec");
@@ -140,15 +143,15 @@ fn validate_metric(metric: &MetricSpec, path: &Path, errors: &mut Errors) {
         "" => return errors.required(&path.field("type"), "must specify a metric source type"),
         kind => errors.one_of(&path.field("type"), kind, &kinds),
     }
-    let sources: [(&str, &str, Option<(&str, &MetricTarget)>); 5] = [
-        ("Object", "object", metric.object.as_ref().map(|source| (source.metric.name.as_str(), &source.target))),
-        ("Pods", "pods", metric.pods.as_ref().map(|source| (source.metric.name.as_str(), &source.target))),
-        ("External", "external", metric.external.as_ref().map(|source| (source.metric.name.as_str(), &source.target))),
-        ("Resource", "resource", metric.resource.as_ref().map(|source| (source.name.as_str(), &source.target))),
+    let sources = [
+        ("Object", "object", metric.object.as_ref().map(|source| (&source.metric.name, &source.target))),
+        ("Pods", "pods", metric.pods.as_ref().map(|source| (&source.metric.name, &source.target))),
+        ("External", "external", metric.external.as_ref().map(|source| (&source.metric.name, &source.target))),
+        ("Resource", "resource", metric.resource.as_ref().map(|source| (&source.name, &source.target))),
         (
             "ContainerResource",
             "containerResource",
-            metric.container_resource.as_ref().map(|source| (source.name.as_str(), &source.target)),
+            metric.container_resource.as_ref().map(|source| (&source.name, &source.target)),
         ),
     ];
     for (kind, field, source) in sources {

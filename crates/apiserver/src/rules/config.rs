@@ -190,12 +190,14 @@ mod tests {
     fn secrets_hold_what_their_type_needs() {
         for (secret, errors) in [
             (json!({"type": "Opaque"}), &[][..]),
-            (
-                json!({"type": "kubernetes.io/tls"}),
-                &["data[tls.crt]: Required value", "data[tls.key]: Required value"],
-            ),
+            (json!({"type": "kubernetes.io/tls"}), &["data[tls.crt]: Required value", "data[tls.key]: Required value"]),
             (json!({"type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "e30="}}), &[]),
-            (json!({"data": {"a b": ""}}), &["data[a b]: Invalid value: \"a b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"]),
+            (
+                json!({"data": {"a b": ""}}),
+                &[
+                    "data[a b]: Invalid value: \"a b\": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+                ],
+            ),
         ] {
             assert_eq!(texts(check(&secret, validate_secret)), errors);
         }

@@ -79,7 +79,11 @@ fn validate_webhooks(configuration: &Value) -> Vec<FieldError> {
         let name = text(webhook, "name");
         errors.invalid_all(&path.field("name"), name, names::dns1123_subdomain(name));
         if names::dns1123_subdomain(name).is_empty() && name.split('.').count() < 3 {
-            errors.invalid(&path.field("name"), name, "should be a domain with at least three segments separated by dots");
+            errors.invalid(
+                &path.field("name"),
+                name,
+                "should be a domain with at least three segments separated by dots",
+            );
         }
         if !seen.insert(name) {
             errors.duplicate(&path.field("name"), name);
@@ -306,7 +310,8 @@ const APPROVALS: [&str; 2] = ["Approved", "Denied"];
 /// Approval is given through /approval, never through /status.
 fn keep_approval(new: &mut Value, old: &Value) {
     let is_approval = |condition: &&Value| APPROVALS.contains(&text(condition, "type"));
-    let status = |request: &Value| request.get("status").map(|status| list(status, "conditions").to_vec()).unwrap_or_default();
+    let status =
+        |request: &Value| request.get("status").map(|status| list(status, "conditions").to_vec()).unwrap_or_default();
     let mut conditions: Vec<Value> = status(new).iter().filter(|condition| !is_approval(condition)).cloned().collect();
     let approvals: Vec<Value> = status(old).iter().filter(is_approval).cloned().collect();
     if conditions.is_empty() && approvals.is_empty() {

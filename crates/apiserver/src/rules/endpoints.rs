@@ -47,12 +47,14 @@ pub const ENDPOINT_SLICE: Rules = Rules {
         next_generation(new, old, changed);
     },
     validate: |slice| check(slice, validate_slice),
-    validate_update: |new, old| check_change(new, old, |new: &EndpointSlice, old, errors| {
-        validate_slice(new, errors);
-        if new.address_type != old.address_type {
-            errors.invalid(&Path::root("addressType"), &new.address_type, IMMUTABLE);
-        }
-    }),
+    validate_update: |new, old| {
+        check_change(new, old, |new: &EndpointSlice, old, errors| {
+            validate_slice(new, errors);
+            if new.address_type != old.address_type {
+                errors.invalid(&Path::root("addressType"), &new.address_type, IMMUTABLE);
+            }
+        })
+    },
     ..PLAIN
 };
 

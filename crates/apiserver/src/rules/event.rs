@@ -75,7 +75,8 @@ fn validate(event: &Event, errors: &mut Errors) {
     let about = some_text(&event.involved_object.namespace);
     same_namespace(some_text(&event.metadata.namespace), about, "involvedObject.namespace", errors);
     if event.event_time.is_some() {
-        let parts = [&event.reporting_component, &event.reporting_instance, &event.action, &event.reason, &event.message];
+        let parts =
+            [&event.reporting_component, &event.reporting_instance, &event.action, &event.reason, &event.message];
         complete(parts.map(some_text), errors);
     }
 }
@@ -104,7 +105,9 @@ fn same_namespace(namespace: &str, about: &str, field: &str, errors: &mut Errors
 fn complete([component, instance, action, reason, note]: [&str; 5], errors: &mut Errors) {
     match component {
         "" => errors.required(&Path::root("reportingController"), ""),
-        component => errors.invalid_all(&Path::root("reportingController"), component, names::qualified_name(component)),
+        component => {
+            errors.invalid_all(&Path::root("reportingController"), component, names::qualified_name(component))
+        }
     }
     for (field, value, max) in
         [("reportingInstance", instance, ACTION_MAX), ("action", action, ACTION_MAX), ("reason", reason, REASON_MAX)]

@@ -85,7 +85,8 @@ fn validate_quota(quota: &ResourceQuota, errors: &mut Errors) {
         amounts::amount(name, amount, &path.key(name), errors);
     }
     scopes(items(&spec.scopes), errors);
-    let expressions = spec.scope_selector.as_ref().map(|selector| items(&selector.match_expressions)).unwrap_or_default();
+    let expressions =
+        spec.scope_selector.as_ref().map(|selector| items(&selector.match_expressions)).unwrap_or_default();
     for (i, expression) in expressions.iter().enumerate() {
         scope_expression(expression, &SPEC.field("scopeSelector.matchExpressions").index(i), errors);
     }
@@ -209,7 +210,9 @@ fn limit_item(item: &LimitRangeItem, path: &Path, errors: &mut Errors) {
 /// min <= defaultRequest <= default <= max.
 fn orders(item: &LimitRangeItem, name: &str, path: &Path, errors: &mut Errors) {
     let of = |list: &Option<Amounts>| list.as_ref().and_then(|list| list.get(name)).map(amounts::parse);
-    let mut bounded = |(small_field, small): (&str, Option<Quantity>), (large_field, large): (&str, Option<Quantity>), shown: &str| {
+    let mut bounded = |(small_field, small): (&str, Option<Quantity>),
+                       (large_field, large): (&str, Option<Quantity>),
+                       shown: &str| {
         if let (Some(small), Some(large)) = (small, large)
             && small > large
         {
@@ -241,7 +244,10 @@ mod tests {
     #[test]
     fn quotas() {
         let quota = |spec: Value| texts((RESOURCE_QUOTA.validate)(&json!({ "spec": spec })));
-        assert_eq!(quota(json!({"hard": {"cpu": "1", "count/deployments.apps": "2", "requests.storage": "1Gi"}})), [""; 0]);
+        assert_eq!(
+            quota(json!({"hard": {"cpu": "1", "count/deployments.apps": "2", "requests.storage": "1Gi"}})),
+            [""; 0]
+        );
         assert_eq!(
             quota(json!({"hard": {"pods": "1500m", "odd": "1"}, "scopes": ["BestEffort", "NotBestEffort"]})),
             [
@@ -254,7 +260,8 @@ mod tests {
 
     #[test]
     fn limit_ranges() {
-        let mut range = json!({"spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}, "min": {"cpu": "100m"}}]}});
+        let mut range =
+            json!({"spec": {"limits": [{"type": "Container", "max": {"cpu": "1"}, "min": {"cpu": "100m"}}]}});
         default_limit_range(&mut range);
         assert_eq!(range["spec"]["limits"][0]["default"], json!({"cpu": "1"}));
         assert_eq!(range["spec"]["limits"][0]["defaultRequest"], json!({"cpu": "1"}));

@@ -227,7 +227,9 @@ mod tests {
             (json!({"name": "a", "namespace": "n", "finalizers": ["kubernetes", "a.b/c"]}), &[]),
             (
                 json!({"name": "a", "namespace": "n", "finalizers": ["nope"]}),
-                &["metadata.finalizers[0]: Invalid value: \"nope\": name is neither a standard finalizer name nor is it fully qualified"],
+                &[
+                    "metadata.finalizers[0]: Invalid value: \"nope\": name is neither a standard finalizer name nor is it fully qualified",
+                ],
             ),
             (
                 json!({"name": "a", "namespace": "n", "ownerReferences": [{"apiVersion": "v1", "kind": "Pod", "name": "p"}]}),

@@ -224,7 +224,8 @@ mod tests {
     #[test]
     fn a_status_update_takes_the_status() {
         let old = json!({"metadata": {"generation": 1}, "spec": {"a": 1}, "status": {"b": 1}});
-        let mut new = json!({"metadata": {"generation": 5, "annotations": {"x": "y"}}, "spec": {"a": 2}, "status": {"b": 2}});
+        let mut new =
+            json!({"metadata": {"generation": 5, "annotations": {"x": "y"}}, "spec": {"a": 2}, "status": {"b": 2}});
         take_status(&mut new, &old);
         assert_eq!(
             new,

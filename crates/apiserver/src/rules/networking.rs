@@ -6,8 +6,8 @@ use api_types::{
     k8s::{
         IntOrString,
         networking::{
-            HTTPIngressPath, IPBlock, Ingress, IngressBackend, IngressClass, IngressSpec, NetworkPolicy, NetworkPolicyPeer,
-            NetworkPolicyPort,
+            HTTPIngressPath, IPBlock, Ingress, IngressBackend, IngressClass, IngressSpec, NetworkPolicy,
+            NetworkPolicyPeer, NetworkPolicyPort,
         },
     },
     names,
@@ -50,18 +50,22 @@ pub const INGRESS: Rules = Rules {
 
 pub const INGRESS_CLASS: Rules = Rules {
     default: |class| {
-        if let Some(parameters) = super::edit::field(class, "spec").and_then(|spec| super::edit::field(spec, "parameters")) {
+        if let Some(parameters) =
+            super::edit::field(class, "spec").and_then(|spec| super::edit::field(spec, "parameters"))
+        {
             fill_text(parameters, "scope", "Cluster");
         }
     },
     prepare_create: first_generation,
     prepare_update: count_specs,
     validate: |class| check(class, validate_class),
-    validate_update: |new, old| check_change(new, old, |new: &IngressClass, old, errors| {
-        let controller = |class: &IngressClass| class.spec.as_ref().and_then(|spec| spec.controller.clone());
-        errors.immutable(&SPEC.field("controller"), &controller(new), &controller(old));
-        validate_class(new, errors);
-    }),
+    validate_update: |new, old| {
+        check_change(new, old, |new: &IngressClass, old, errors| {
+            let controller = |class: &IngressClass| class.spec.as_ref().and_then(|spec| spec.controller.clone());
+            errors.immutable(&SPEC.field("controller"), &controller(new), &controller(old));
+            validate_class(new, errors);
+        })
+    },
     ..PLAIN
 };
 
@@ -237,9 +241,9 @@ fn validate_class(class: &IngressClass, errors: &mut Errors) {
     if controller.len() > CONTROLLER_MAX {
         errors.too_long(&path, CONTROLLER_MAX);
     }
-    let is_path = controller.split_once('/').is_some_and(|(domain, rest)| {
-        names::dns1123_subdomain(domain).is_empty() && !rest.is_empty()
-    });
+    let is_path = controller
+        .split_once('/')
+        .is_some_and(|(domain, rest)| names::dns1123_subdomain(domain).is_empty() && !rest.is_empty());
     if !is_path {
         errors.invalid(&path, controller, "must be a domain-prefixed path (such as \"acme.io/foo\")");
     }
@@ -307,7 +311,9 @@ fn ports(ports: &[NetworkPolicyPort], path: &Path, errors: &mut Errors) {
                     errors.invalid(&path.field("endPort"), end, "may not be specified when `port` is non-numeric");
                 }
             }
-            (None, Some(end)) => errors.invalid(&path.field("endPort"), end, "may not be specified when `port` is not specified"),
+            (None, Some(end)) => {
+                errors.invalid(&path.field("endPort"), end, "may not be specified when `port` is not specified")
+            }
             (None, None) => {}
         }
     }
@@ -353,7 +359,10 @@ mod tests {
     #[test]
     fn ingresses() {
         for (spec, errors) in [
-            (json!({"rules": [{"host": "a.b", "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "s", "port": {"number": 80}}}}]}}]}), &[][..]),
+            (
+                json!({"rules": [{"host": "a.b", "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "s", "port": {"number": 80}}}}]}}]}),
+                &[][..],
+            ),
             (json!({}), &["spec: Invalid value: []: either `defaultBackend` or `rules` must be specified"]),
             (
                 json!({"rules": [{"host": "1.2.3.4", "http": {"paths": [{"path": "x", "pathType": "Exact", "backend": {"service": {"name": "s"}}}]}}]}),

@@ -134,6 +134,9 @@ mod tests {
     fn prints_like_upstream() {
         let spec = Path::root("spec");
         let containers = spec.field("containers");
-        assert_eq!(containers.index(2).field("resources.limits").key("cpu").to_string(), "spec.containers[2].resources.limits[cpu]");
+        assert_eq!(
+            containers.index(2).field("resources.limits").key("cpu").to_string(),
+            "spec.containers[2].resources.limits[cpu]"
+        );
     }
 }

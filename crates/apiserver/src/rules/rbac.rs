@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     PLAIN, Rules, check,
-    edit::{each, fill_text, field, text},
+    edit::{each, field, fill_text, text},
     path::{Errors, Path, items, text as some_text},
     selector::label_selector,
 };
@@ -99,7 +99,10 @@ fn validate_rule(rule: &PolicyRule, is_namespaced: bool, path: &Path, errors: &m
         if is_namespaced {
             errors.invalid(&path, urls, "namespaced rules cannot apply to non-resource URLs");
         }
-        if !items(&rule.api_groups).is_empty() || !items(&rule.resources).is_empty() || !items(&rule.resource_names).is_empty() {
+        if !items(&rule.api_groups).is_empty()
+            || !items(&rule.resources).is_empty()
+            || !items(&rule.resource_names).is_empty()
+        {
             errors.invalid(&path, urls, "rules cannot apply to both regular resources and non-resource URLs");
         }
         return;

@@ -97,7 +97,10 @@ fn creates_come_out_as_recorded() {
         let (request, response) = (&exchange["request"], &exchange["response"]);
         let title = exchange["title"].as_str().unwrap_or_default();
         let status = response["status"].as_i64().unwrap_or(0);
-        if request["method"] != "POST" || !request["body"].is_object() || !request["headers"]["Impersonate-User"].is_null() {
+        if request["method"] != "POST"
+            || !request["body"].is_object()
+            || !request["headers"]["Impersonate-User"].is_null()
+        {
             continue;
         }
         let Some((resource, namespace)) = request["path"].as_str().and_then(target) else { continue };

@@ -1,11 +1,7 @@
 //! Kinds whose rules are a few lines each.
 
 use api_types::{
-    k8s::{
-        coordination::Lease,
-        node::RuntimeClass,
-        scheduling::PriorityClass,
-    },
+    k8s::{coordination::Lease, node::RuntimeClass, scheduling::PriorityClass},
     names,
 };
 use serde_json::json;
@@ -55,20 +51,22 @@ pub const PRIORITY_CLASS: Rules = Rules {
     default: |class| fill_text(class, "preemptionPolicy", "PreemptLowerPriority"),
     prepare_create: first_generation,
     validate: |class| check(class, validate_priority),
-    validate_update: |new, old| check_change(new, old, |new: &PriorityClass, old, errors| {
-        let value = |class: &PriorityClass| class.value.unwrap_or(0);
-        if value(new) != value(old) {
-            errors.forbidden(&Path::root("value"), "may not be changed in an update.");
-        }
-        errors.immutable(&Path::root("preemptionPolicy"), &new.preemption_policy, &old.preemption_policy);
-    }),
+    validate_update: |new, old| {
+        check_change(new, old, |new: &PriorityClass, old, errors| {
+            let value = |class: &PriorityClass| class.value.unwrap_or(0);
+            if value(new) != value(old) {
+                errors.forbidden(&Path::root("value"), "may not be changed in an update.");
+            }
+            errors.immutable(&Path::root("preemptionPolicy"), &new.preemption_policy, &old.preemption_policy);
+        })
+    },
     ..PLAIN
 };
 
 fn validate_priority(class: &PriorityClass, errors: &mut Errors) {
     let (name, value) = (text(&class.metadata.name), class.value.unwrap_or(0));
     if name.starts_with(SYSTEM_PREFIX) {
-        if !SYSTEM_CLASSES.iter().any(|known| *known == (name, value)) {
+        if !SYSTEM_CLASSES.contains(&(name, value)) {
             let detail = format!(
                 "priority class names with '{SYSTEM_PREFIX}' prefix are reserved for system use only. error: {}",
                 if SYSTEM_CLASSES.iter().any(|(known, _)| *known == name) {
@@ -95,12 +93,16 @@ pub const RUNTIME_CLASS: Rules = Rules {
             canonical_amounts(overhead, "podFixed");
         }
     },
-    validate: |class| check(class, |class: &RuntimeClass, errors| {
-        errors.invalid_all(&Path::root("handler"), class.handler.as_str(), names::dns1123_label(&class.handler));
-    }),
-    validate_update: |new, old| check_change(new, old, |new: &RuntimeClass, old, errors| {
-        errors.immutable(&Path::root("handler"), &new.handler, &old.handler);
-    }),
+    validate: |class| {
+        check(class, |class: &RuntimeClass, errors| {
+            errors.invalid_all(&Path::root("handler"), class.handler.as_str(), names::dns1123_label(&class.handler));
+        })
+    },
+    validate_update: |new, old| {
+        check_change(new, old, |new: &RuntimeClass, old, errors| {
+            errors.immutable(&Path::root("handler"), &new.handler, &old.handler);
+        })
+    },
     unconditional_update: false,
     ..PLAIN
 };
@@ -233,7 +235,11 @@ mod tests {
             ("hi", 1000, ""),
             ("hi", 2_000_000_000, "value: Forbidden: maximum allowed value of a user defined priority is 1000000000"),
             ("system-node-critical", 2_000_001_000, ""),
-            ("system-mine", 1, "metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: system-mine is not a known system priority class"),
+            (
+                "system-mine",
+                1,
+                "metadata.name: Forbidden: priority class names with 'system-' prefix are reserved for system use only. error: system-mine is not a known system priority class",
+            ),
         ] {
             let class = json!({"metadata": {"name": name}, "value": value, "preemptionPolicy": "Never"});
             assert_eq!(texts((PRIORITY_CLASS.validate)(&class)).first().map_or("", String::as_str), error);

@@ -4,7 +4,9 @@
 
 use api_types::{
     k8s::{
-        core::{Affinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, WeightedPodAffinityTerm},
+        core::{
+            Affinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm, WeightedPodAffinityTerm,
+        },
         meta::LabelSelector,
     },
     names,
@@ -197,11 +199,15 @@ mod tests {
     fn node_affinity() {
         check(
             json!({"nodeAffinity": {REQUIRED: {"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "In"}]}]}}}),
-            &["a.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'"],
+            &[
+                "a.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].values: Required value: must be specified when `operator` is 'In' or 'NotIn'",
+            ],
         );
         check(
             json!({"nodeAffinity": {PREFERRED: [{"weight": 0, "preference": {}}]}}),
-            &["a.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight: Invalid value: 0: must be in the range 1-100"],
+            &[
+                "a.nodeAffinity.preferredDuringSchedulingIgnoredDuringExecution[0].weight: Invalid value: 0: must be in the range 1-100",
+            ],
         );
     }
 
@@ -209,7 +215,9 @@ mod tests {
     fn pod_affinity() {
         check(
             json!({"podAntiAffinity": {REQUIRED: [{"topologyKey": ""}]}}),
-            &["a.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey: Required value: can not be empty"],
+            &[
+                "a.podAntiAffinity.requiredDuringSchedulingIgnoredDuringExecution[0].topologyKey: Required value: can not be empty",
+            ],
         );
     }
 }

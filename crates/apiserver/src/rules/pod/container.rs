@@ -88,7 +88,13 @@ pub fn is_sidecar(container: &Container) -> bool {
 }
 
 /// Also what /ephemeralcontainers validates.
-pub fn ephemeral(spec: &PodSpec, containers: &[EphemeralContainer], volumes: &Volumes, path: &Path, errors: &mut Errors) {
+pub fn ephemeral(
+    spec: &PodSpec,
+    containers: &[EphemeralContainer],
+    volumes: &Volumes,
+    path: &Path,
+    errors: &mut Errors,
+) {
     let others: BTreeSet<&str> =
         spec.containers.iter().chain(items(&spec.init_containers)).map(|container| container.name.as_str()).collect();
     let mut seen = others.clone();
@@ -175,11 +181,7 @@ fn ports(ports: &[ContainerPort], path: &Path, errors: &mut Errors) {
     }
 }
 
-fn host_port_conflicts<'a>(
-    containers: impl Iterator<Item = (usize, &'a Container)>,
-    path: &Path,
-    errors: &mut Errors,
-) {
+fn host_port_conflicts<'a>(containers: impl Iterator<Item = (usize, &'a Container)>, path: &Path, errors: &mut Errors) {
     let mut seen = BTreeSet::new();
     for (i, container) in containers {
         for (j, port) in items(&container.ports).iter().enumerate() {
@@ -315,7 +317,9 @@ mod tests {
         check(container(json!("Always")), &[]);
         check(
             container(Value::Null),
-            &["s.initContainers[0].readinessProbe: Forbidden: may not be set for init containers without restartPolicy=Always"],
+            &[
+                "s.initContainers[0].readinessProbe: Forbidden: may not be set for init containers without restartPolicy=Always",
+            ],
         );
     }
 

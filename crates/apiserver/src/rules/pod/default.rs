@@ -54,7 +54,8 @@ fn default_spec(spec: &mut Value) {
 
 /// `serviceAccount` is the older name of `serviceAccountName`; both show the same.
 fn service_account(spec: &mut Value) {
-    let name = [text(spec, "serviceAccountName"), text(spec, "serviceAccount")].into_iter().find(|name| !name.is_empty());
+    let name =
+        [text(spec, "serviceAccountName"), text(spec, "serviceAccount")].into_iter().find(|name| !name.is_empty());
     if let Some(name) = name.map(str::to_owned) {
         set(spec, "serviceAccount", name.clone());
         set(spec, "serviceAccountName", name);
@@ -131,7 +132,9 @@ fn expose_on_host(port: &mut Value) {
 }
 
 fn default_probe(probe: &mut Value) {
-    for (field, default) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+    for (field, default) in
+        [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+    {
         if probe.get(field).and_then(Value::as_i64).unwrap_or(0) == 0 {
             set(probe, field, default);
         }
@@ -164,9 +167,9 @@ fn canonical_divisor(source: &mut Value) {
 }
 
 fn default_volume(volume: &mut Value) {
-    let has_source = volume.as_object().is_some_and(|fields| {
-        fields.iter().any(|(name, source)| name != "name" && !source.is_null())
-    });
+    let has_source = volume
+        .as_object()
+        .is_some_and(|fields| fields.iter().any(|(name, source)| name != "name" && !source.is_null()));
     if !has_source {
         set(volume, "emptyDir", json!({}));
     }

@@ -52,8 +52,7 @@ const RESOURCE_FIELDS: [&str; 6] = [
     "requests.ephemeral-storage",
     "requests.memory",
 ];
-const BYTE_DIVISORS: [&str; 13] =
-    ["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
+const BYTE_DIVISORS: [&str; 13] = ["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei"];
 
 pub fn variables(variables: &[EnvVar], path: &Path, errors: &mut Errors) {
     for (i, variable) in variables.iter().enumerate() {
@@ -124,7 +123,9 @@ pub fn object_field(field: &ObjectFieldSelector, allowed: &[&str], path: &Path, 
     }
     let subscripted = value.strip_suffix("']").and_then(|value| value.split_once("['"));
     match subscripted {
-        Some(("metadata.annotations", key)) => errors.invalid_all(path, key, names::qualified_name(&key.to_lowercase())),
+        Some(("metadata.annotations", key)) => {
+            errors.invalid_all(path, key, names::qualified_name(&key.to_lowercase()))
+        }
         Some(("metadata.labels", key)) => errors.invalid_all(path, key, names::qualified_name(key)),
         Some(_) => {
             let detail = format!("error converting fieldPath: field label does not support subscript: {value}");
@@ -235,11 +236,15 @@ mod tests {
         );
         check(
             json!({"name": "A", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "status.phase"}}}),
-            &["env[0].valueFrom.fieldRef.fieldPath: Unsupported value: \"status.phase\": supported values: \"metadata.name\", \"metadata.namespace\", \"metadata.uid\", \"spec.nodeName\", \"spec.serviceAccountName\", \"status.hostIP\", \"status.hostIPs\", \"status.podIP\", \"status.podIPs\""],
+            &[
+                "env[0].valueFrom.fieldRef.fieldPath: Unsupported value: \"status.phase\": supported values: \"metadata.name\", \"metadata.namespace\", \"metadata.uid\", \"spec.nodeName\", \"spec.serviceAccountName\", \"status.hostIP\", \"status.hostIPs\", \"status.podIP\", \"status.podIPs\"",
+            ],
         );
         check(
             json!({"name": "A", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "2"}}}),
-            &["env[0].valueFrom.resourceFieldRef.divisor: Invalid value: \"limits.cpu\": only divisor's values 1m and 1 are supported with the cpu resource"],
+            &[
+                "env[0].valueFrom.resourceFieldRef.divisor: Invalid value: \"limits.cpu\": only divisor's values 1m and 1 are supported with the cpu resource",
+            ],
         );
     }
 }

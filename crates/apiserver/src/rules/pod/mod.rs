@@ -23,6 +23,7 @@ pub mod security;
 pub mod spec;
 pub mod update;
 pub mod volume;
+pub mod warnings;
 
 pub const RULES: Rules = Rules {
     default: default::default_pod,
@@ -32,6 +33,7 @@ pub const RULES: Rules = Rules {
     validate: |pod| check(pod, update::validate_create),
     validate_update: |new, old| check_change(new, old, update::validate_update),
     validate_status_update: |new, old| check_change(new, old, update::validate_status),
+    warnings: |pod| warnings::of_spec(&pod["spec"], "spec"),
     selectable,
     selectable_names: SELECTABLE,
     graceful,
@@ -115,7 +117,13 @@ fn selectable(pod: &Value) -> Vec<(&'static str, String)> {
     .collect();
     let host_network = pod.pointer("/spec/hostNetwork").and_then(Value::as_bool).unwrap_or(false);
     fields.push(("spec.hostNetwork", host_network.to_string()));
-    let ips: Vec<&str> = pod.get("status").map(|status| list(status, "podIPs")).unwrap_or_default().iter().map(|ip| text(ip, "ip")).collect();
+    let ips: Vec<&str> = pod
+        .get("status")
+        .map(|status| list(status, "podIPs"))
+        .unwrap_or_default()
+        .iter()
+        .map(|ip| text(ip, "ip"))
+        .collect();
     fields.push(("status.podIPs", ips.join(",")));
     fields
 }
@@ -125,8 +133,12 @@ fn selectable(pod: &Value) -> Vec<(&'static str, String)> {
 /// Source: `ComputePodQOS` in pkg/apis/core/v1/helper/qos.
 pub fn qos_class(pod: &Value) -> String {
     let spec = pod.get("spec").and_then(|spec| core::PodSpec::deserialize(spec).ok()).unwrap_or_default();
-    let mut all: Vec<&core::ResourceRequirements> =
-        spec.containers.iter().chain(spec.init_containers.iter().flatten()).filter_map(|c| c.resources.as_ref()).collect();
+    let mut all: Vec<&core::ResourceRequirements> = spec
+        .containers
+        .iter()
+        .chain(spec.init_containers.iter().flatten())
+        .filter_map(|c| c.resources.as_ref())
+        .collect();
     let mut guaranteed = all.len() == spec.containers.len() + spec.init_containers.iter().flatten().count();
     let pod_level = spec.resources.as_ref().filter(|r| r.limits.is_some() || r.requests.is_some());
     if let Some(resources) = pod_level {
@@ -237,7 +249,8 @@ mod tests {
 
     #[test]
     fn a_gated_pod_says_so() {
-        let mut pod = json!({"spec": {"containers": [], "schedulingGates": [{"name": "g"}]}, "status": {"phase": "Running"}});
+        let mut pod =
+            json!({"spec": {"containers": [], "schedulingGates": [{"name": "g"}]}, "status": {"phase": "Running"}});
         prepare_create(&mut pod);
         assert_eq!(pod["status"]["phase"], "Pending");
         assert_eq!(pod["status"]["conditions"][0]["reason"], "SchedulingGated");

@@ -3,7 +3,9 @@
 //! Source: pkg/apis/core/validation/validation.go.
 
 use api_types::{
-    k8s::core::{Container, ExecAction, GRPCAction, HTTPGetAction, LifecycleHandler, Probe, SleepAction, TCPSocketAction},
+    k8s::core::{
+        Container, ExecAction, GRPCAction, HTTPGetAction, LifecycleHandler, Probe, SleepAction, TCPSocketAction,
+    },
     names,
 };
 
@@ -119,12 +121,13 @@ fn handler(handler: &Handler, grace_s: Option<i64>, path: &Path, errors: &mut Er
                 address::port_number_or_name(&tcp.port, &first_path.field("port"), errors);
             }
         }
-        "grpc" => handler.grpc.into_iter().for_each(|grpc| address::port_number(grpc.port, &first_path.field("port"), errors)),
+        "grpc" => {
+            handler.grpc.into_iter().for_each(|grpc| address::port_number(grpc.port, &first_path.field("port"), errors))
+        }
         "sleep" => {
             let longest_s = grace_s.unwrap_or(i64::MAX);
             if let Some(sleep) = handler.sleep.filter(|sleep| !(0..=longest_s).contains(&sleep.seconds)) {
-                let detail =
-                    format!("must be non-negative and less than terminationGracePeriodSeconds ({longest_s})");
+                let detail = format!("must be non-negative and less than terminationGracePeriodSeconds ({longest_s})");
                 errors.invalid(&first_path, sleep.seconds, detail);
             }
         }
@@ -179,7 +182,9 @@ mod tests {
         );
         check(
             json!({"lifecycle": {"preStop": {"sleep": {"seconds": 31}}}}),
-            &["c.lifecycle.preStop.sleep: Invalid value: 31: must be non-negative and less than terminationGracePeriodSeconds (30)"],
+            &[
+                "c.lifecycle.preStop.sleep: Invalid value: 31: must be non-negative and less than terminationGracePeriodSeconds (30)",
+            ],
         );
     }
 }

@@ -168,18 +168,25 @@ mod tests {
 
     #[test]
     fn pods() {
-        check(json!({"securityContext": {"sysctls": [{"name": "net.core.somaxconn", "value": "1"}, {"name": "kernel/shm_rmid_forced", "value": "0"}]}}), &[]);
+        check(
+            json!({"securityContext": {"sysctls": [{"name": "net.core.somaxconn", "value": "1"}, {"name": "kernel/shm_rmid_forced", "value": "0"}]}}),
+            &[],
+        );
         check(
             json!({"securityContext": {"runAsUser": -1}}),
             &["spec.securityContext.runAsUser: Invalid value: -1: must be between 0 and 2147483647, inclusive"],
         );
         check(
             json!({"securityContext": {"seccompProfile": {"type": "Localhost"}}}),
-            &["spec.securityContext.seccompProfile.localhostProfile: Required value: must be set when seccomp type is Localhost"],
+            &[
+                "spec.securityContext.seccompProfile.localhostProfile: Required value: must be set when seccomp type is Localhost",
+            ],
         );
         check(
             json!({"hostNetwork": true, "securityContext": {"sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "1"}]}}),
-            &["spec.securityContext.sysctls[0].name: Invalid value: \"net.ipv4.tcp_syncookies\": may not be specified when 'hostNetwork' is true"],
+            &[
+                "spec.securityContext.sysctls[0].name: Invalid value: \"net.ipv4.tcp_syncookies\": may not be specified when 'hostNetwork' is true",
+            ],
         );
     }
 }

@@ -40,7 +40,10 @@ pub fn template(template: &PodTemplateSpec, path: &Path, errors: &mut Errors) {
         Some(spec) => {
             self::spec(spec, Within::Template, &spec_path, errors);
             if !items(&spec.ephemeral_containers).is_empty() {
-                errors.forbidden(&spec_path.field("ephemeralContainers"), "ephemeral containers not allowed in pod template");
+                errors.forbidden(
+                    &spec_path.field("ephemeralContainers"),
+                    "ephemeral containers not allowed in pod template",
+                );
             }
         }
         None => errors.required(&spec_path.field("containers"), ""),
@@ -141,7 +144,8 @@ fn pod_resources(spec: &PodSpec, path: &Path, errors: &mut Errors) {
     }
     amounts::requirements(&resources.limits, &resources.requests, path, errors);
     for (name, total) in amounts::each(&resources.requests) {
-        let requests = spec.containers.iter().filter_map(|container| container.resources.as_ref()?.requests.as_ref()?.get(name));
+        let requests =
+            spec.containers.iter().filter_map(|container| container.resources.as_ref()?.requests.as_ref()?.get(name));
         let sum = requests.map(amounts::parse).fold(api_types::Quantity::ZERO, |sum, request| sum + request);
         if sum > amounts::parse(total) {
             let detail = format!("must be greater than or equal to aggregate container requests of {sum}");
@@ -205,7 +209,8 @@ fn dns_config(config: Option<&PodDNSConfig>, policy: &str, path: &Path, errors: 
         errors.invalid(&searches_path, searches, format!("must not have more than {DNS_SEARCHES_MAX} search paths"));
     }
     if searches.join(" ").len() > DNS_SEARCH_LIST_MAX {
-        let detail = format!("must not have more than {DNS_SEARCH_LIST_MAX} characters (including spaces) in the search list");
+        let detail =
+            format!("must not have more than {DNS_SEARCH_LIST_MAX} characters (including spaces) in the search list");
         errors.invalid(&searches_path, searches, detail);
     }
     for (i, search) in searches.iter().enumerate().filter(|(_, search)| *search != ".") {
@@ -262,9 +267,10 @@ fn spread(constraints: &[TopologySpreadConstraint], path: &Path, errors: &mut Er
                 errors.invalid(&path.field("minDomains"), domains, detail);
             }
         }
-        for (field, policy) in
-            [("nodeAffinityPolicy", &constraint.node_affinity_policy), ("nodeTaintsPolicy", &constraint.node_taints_policy)]
-        {
+        for (field, policy) in [
+            ("nodeAffinityPolicy", &constraint.node_affinity_policy),
+            ("nodeTaintsPolicy", &constraint.node_taints_policy),
+        ] {
             if let Some(policy) = policy {
                 errors.one_of(&path.field(field), policy, &["Honor", "Ignore"]);
             }
@@ -358,7 +364,10 @@ mod tests {
     #[test]
     fn plain_specs_pass() {
         check(json!({}), &[]);
-        check(json!({"tolerations": [{"operator": "Exists"}], "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["a.b"]}]}), &[]);
+        check(
+            json!({"tolerations": [{"operator": "Exists"}], "hostAliases": [{"ip": "10.0.0.1", "hostnames": ["a.b"]}]}),
+            &[],
+        );
         check(json!({"dnsPolicy": "None", "dnsConfig": {"nameservers": ["1.1.1.1"], "searches": ["_a.b."]}}), &[]);
     }
 
@@ -367,7 +376,9 @@ mod tests {
         check(json!({"containers": []}), &["spec.containers: Required value"]);
         check(
             json!({"restartPolicy": "Sometimes"}),
-            &["spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\""],
+            &[
+                "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\", \"OnFailure\", \"Never\"",
+            ],
         );
         check(
             json!({"activeDeadlineSeconds": 0}),
@@ -396,6 +407,9 @@ mod tests {
             json!({"hostUsers": false, "hostNetwork": true}),
             &["spec.hostNetwork: Forbidden: when `pod.Spec.HostUsers` is false"],
         );
-        check(json!({"dnsPolicy": "None"}), &["spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"]);
+        check(
+            json!({"dnsPolicy": "None"}),
+            &["spec.dnsConfig: Required value: must provide `dnsConfig` when `dnsPolicy` is None"],
+        );
     }
 }

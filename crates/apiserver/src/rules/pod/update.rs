@@ -10,15 +10,12 @@ use api_types::{
 use serde_json::Value;
 
 use super::{
-    container,
-    qos_class,
+    container, qos_class,
     spec::{self, Within},
     volume,
 };
 use crate::rules::{
-    address,
-    amounts,
-    check_change,
+    address, amounts, check_change,
     edit::text_at,
     path::{Errors, Path, items, text},
 };
@@ -60,7 +57,9 @@ fn validate_spec(pod: &Pod, errors: &mut Errors) {
             }
         }
     }
-    for (field, containers) in [("containers", spec.containers.as_slice()), ("initContainers", items(&spec.init_containers))] {
+    for (field, containers) in
+        [("containers", spec.containers.as_slice()), ("initContainers", items(&spec.init_containers))]
+    {
         for (i, one) in containers.iter().enumerate() {
             container::image_has_no_spaces(one, &SPEC.field(field).index(i), errors);
         }
@@ -128,7 +127,9 @@ fn restore_updatable(spec: &mut PodSpec, old: &PodSpec) {
     spec.active_deadline_seconds = old.active_deadline_seconds;
     spec.scheduling_gates.clone_from(&old.scheduling_gates);
     spec.tolerations.clone_from(&old.tolerations);
-    if old.termination_grace_period_seconds.is_some_and(|old_s| old_s < 0) && spec.termination_grace_period_seconds == Some(1) {
+    if old.termination_grace_period_seconds.is_some_and(|old_s| old_s < 0)
+        && spec.termination_grace_period_seconds == Some(1)
+    {
         spec.termination_grace_period_seconds = old.termination_grace_period_seconds;
     }
 }
@@ -141,9 +142,11 @@ fn restore_images(new: &mut [Container], old: &[Container]) {
 
 /// While a pod waits at a gate, it may be confined to fewer nodes.
 fn restore_of_gated(spec: &mut PodSpec, old: &PodSpec, errors: &mut Errors) {
-    let loses = old.node_selector.iter().flatten().any(|(key, value)| {
-        spec.node_selector.as_ref().and_then(|selector| selector.get(key)) != Some(value)
-    });
+    let loses = old
+        .node_selector
+        .iter()
+        .flatten()
+        .any(|(key, value)| spec.node_selector.as_ref().and_then(|selector| selector.get(key)) != Some(value));
     if loses {
         let detail = "only additions to spec.nodeSelector are allowed (no mutations or deletions)";
         errors.invalid(&SPEC.field("nodeSelector"), &spec.node_selector, detail);
@@ -162,8 +165,9 @@ fn restore_of_gated(spec: &mut PodSpec, old: &PodSpec, errors: &mut Errors) {
 /// Terms of required node affinity may be added to, not taken from.
 fn narrowed(new: Option<&NodeAffinity>, old: Option<&NodeAffinity>, errors: &mut Errors) {
     let path = SPEC.field("affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms");
-    let required =
-        |affinity: Option<&NodeAffinity>| affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.clone());
+    let required = |affinity: Option<&NodeAffinity>| {
+        affinity.and_then(|a| a.required_during_scheduling_ignored_during_execution.clone())
+    };
     let Some(old) = required(old) else { return };
     let new = required(new).unwrap_or_default();
     if new.node_selector_terms.len() != old.node_selector_terms.len() {
@@ -189,7 +193,8 @@ pub fn validate_status(new: &Pod, old: &Pod, errors: &mut Errors) {
     if old.qos_class.is_some() {
         errors.immutable(&STATUS.field("qosClass"), &new.qos_class, &old.qos_class);
     }
-    let is_sidecar = |name: &str| items(&old_spec.init_containers).iter().any(|c| c.name == name && container::is_sidecar(c));
+    let is_sidecar =
+        |name: &str| items(&old_spec.init_containers).iter().any(|c| c.name == name && container::is_sidecar(c));
     let policy = text(&old_spec.restart_policy);
     let path = STATUS.field("containerStatuses");
     stays_ended(items(&new.container_statuses), items(&old.container_statuses), policy, &|_| false, &path, errors);
@@ -216,7 +221,9 @@ fn stays_ended(
     if policy == "Always" {
         return;
     }
-    let ended = |status: &ContainerStatus| status.state.as_ref().and_then(|state| state.terminated.as_ref()).map(|t| t.exit_code);
+    let ended = |status: &ContainerStatus| {
+        status.state.as_ref().and_then(|state| state.terminated.as_ref()).map(|t| t.exit_code)
+    };
     for (i, old) in old.iter().enumerate() {
         let Some(exit_code) = ended(old) else { continue };
         if may_restart(&old.name) || (exit_code != 0 && policy == "OnFailure") {
@@ -240,7 +247,8 @@ pub fn validate_ephemeral(new: &Value, old: &Value) -> Vec<FieldError> {
         for old in old_list {
             match new_list.iter().position(|new| new.name == old.name) {
                 None => {
-                    errors.forbidden(&path, format!("existing ephemeral containers {:?} may not be removed\n", old.name));
+                    errors
+                        .forbidden(&path, format!("existing ephemeral containers {:?} may not be removed\n", old.name));
                 }
                 Some(i) if new_list[i] != *old => {
                     let detail = format!("existing ephemeral containers {:?} may not be changed\n", old.name);
@@ -282,7 +290,9 @@ fn only_cpu_and_memory(new: &Container, old: &Container, path: &Path, errors: &m
     let others = |container: &Container| -> Vec<(bool, String, Quantity)> {
         let Some(resources) = &container.resources else { return Vec::new() };
         let both = [(true, &resources.limits), (false, &resources.requests)];
-        let of = |(is_limit, list)| amounts::each(list).map(move |(name, amount)| (is_limit, name.to_owned(), amounts::parse(amount)));
+        let of = |(is_limit, list)| {
+            amounts::each(list).map(move |(name, amount)| (is_limit, name.to_owned(), amounts::parse(amount)))
+        };
         both.into_iter().flat_map(of).filter(|(_, name, _)| name != "cpu" && name != "memory").collect()
     };
     if others(new) != others(old) {

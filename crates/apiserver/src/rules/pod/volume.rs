@@ -327,7 +327,9 @@ fn projection_source(projection: &VolumeProjection, path: &Path, volume: &Path, 
         let path = path.field("clusterTrustBundle");
         match (&bundle.name, &bundle.signer_name) {
             (Some(_), Some(_)) => errors.invalid(&path, bundle, "only one of name and signerName may be used"),
-            (Some(name), None) if name.is_empty() => errors.required(&path.field("name"), "must be a valid object name"),
+            (Some(name), None) if name.is_empty() => {
+                errors.required(&path.field("name"), "must be a valid object name")
+            }
             (None, Some(signer)) if signer.is_empty() => {
                 errors.required(&path.field("signerName"), "must be a valid signer name");
             }
@@ -394,7 +396,10 @@ mod tests {
             json!({"name": "a", "emptyDir": {}, "hostPath": {"path": "/"}}),
             &["v[0].hostPath: Forbidden: may not specify more than 1 volume type"],
         );
-        check(json!({"name": "a", "persistentVolumeClaim": {}}), &["v[0].persistentVolumeClaim.claimName: Required value"]);
+        check(
+            json!({"name": "a", "persistentVolumeClaim": {}}),
+            &["v[0].persistentVolumeClaim.claimName: Required value"],
+        );
         check(
             json!({"name": "A", "hostPath": {"path": "/a/../b", "type": "x"}}),
             &[

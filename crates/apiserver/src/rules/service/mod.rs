@@ -131,7 +131,8 @@ fn keep_addresses(spec: &mut Value, old: &Value) {
     if needs_ports(text(old, "type")) && needs_ports(text(spec, "type")) {
         keep_node_ports(spec, old);
     }
-    let needs_check = |spec: &Value| text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local";
+    let needs_check =
+        |spec: &Value| text(spec, "type") == "LoadBalancer" && text(spec, "externalTrafficPolicy") == "Local";
     if needs_check(old) && needs_check(spec) && number(spec, "healthCheckNodePort") == 0 {
         copy(spec, old, "healthCheckNodePort");
     }
@@ -144,7 +145,8 @@ fn number(object: &Value, field: &str) -> i64 {
 /// Ports keep their node port by port and protocol, unless another port asks for it now.
 fn keep_node_ports(spec: &mut Value, old: &Value) {
     let asked: Vec<i64> = list(spec, "ports").iter().map(|port| number(port, "nodePort")).collect();
-    let same = |a: &Value, b: &Value| number(a, "port") == number(b, "port") && text(a, "protocol") == text(b, "protocol");
+    let same =
+        |a: &Value, b: &Value| number(a, "port") == number(b, "port") && text(a, "protocol") == text(b, "protocol");
     for port in each(spec, "ports").filter(|port| number(port, "nodePort") == 0) {
         let Some(before) = list(old, "ports").iter().find(|before| same(before, port)) else { continue };
         let node_port = number(before, "nodePort");
@@ -198,7 +200,8 @@ fn drop_fields_of_other_types(spec: &mut Value, old: &Value) {
 }
 
 fn same_node_ports(spec: &Value, old: &Value) -> bool {
-    let ports = |spec: &Value| -> Vec<i64> { list(spec, "ports").iter().map(|port| number(port, "nodePort")).collect() };
+    let ports =
+        |spec: &Value| -> Vec<i64> { list(spec, "ports").iter().map(|port| number(port, "nodePort")).collect() };
     ports(spec) == ports(old)
 }
 

@@ -223,8 +223,8 @@ fn source_ranges(service: &Service, spec: &ServiceSpec, kind: &str, errors: &mut
 
 fn traffic(spec: &ServiceSpec, kind: &str, errors: &mut Errors) {
     let path = SPEC.field("externalTrafficPolicy");
-    let is_external = matches!(kind, "NodePort" | "LoadBalancer")
-        || (kind == "ClusterIP" && !items(&spec.external_ips).is_empty());
+    let is_external =
+        matches!(kind, "NodePort" | "LoadBalancer") || (kind == "ClusterIP" && !items(&spec.external_ips).is_empty());
     match text(&spec.external_traffic_policy) {
         "" if is_external => errors.required(&path, ""),
         "" => {}
@@ -319,11 +319,15 @@ mod tests {
         );
         check(
             json!({"type": "Odd", "ports": [{"port": 80}]}),
-            &["spec.type: Unsupported value: \"Odd\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\""],
+            &[
+                "spec.type: Unsupported value: \"Odd\": supported values: \"ClusterIP\", \"ExternalName\", \"LoadBalancer\", \"NodePort\"",
+            ],
         );
         check(
             json!({"ports": [{"port": 80}], "externalIPs": ["127.0.0.1"]}),
-            &["spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)"],
+            &[
+                "spec.externalIPs[0]: Invalid value: \"127.0.0.1\": may not be in the loopback range (127.0.0.0/8, ::1/128)",
+            ],
         );
     }
 

@@ -23,10 +23,12 @@ pub const RULES: Rules = Rules {
         let old_source = old.pointer("/spec/dataSource");
         normalize_sources(child(new, "spec"), old_source.is_some());
     },
-    validate: |claim| check(claim, |claim: &PersistentVolumeClaim, errors| {
-        let none = PersistentVolumeClaimSpec::default();
-        validate_spec(claim.spec.as_ref().unwrap_or(&none), &SPEC, errors);
-    }),
+    validate: |claim| {
+        check(claim, |claim: &PersistentVolumeClaim, errors| {
+            let none = PersistentVolumeClaimSpec::default();
+            validate_spec(claim.spec.as_ref().unwrap_or(&none), &SPEC, errors);
+        })
+    },
     validate_update: |new, old| check_change(new, old, validate_update),
     returns_deleted: true,
     ..PLAIN
@@ -139,7 +141,11 @@ fn data_source(spec: &PersistentVolumeClaimSpec, path: &Path, errors: &mut Error
             }
         }
         if text(&source.api_group).is_empty() && source.kind != "PersistentVolumeClaim" {
-            errors.invalid(&path, &source.kind, "must be 'PersistentVolumeClaim' when referencing the default apiGroup");
+            errors.invalid(
+                &path,
+                &source.kind,
+                "must be 'PersistentVolumeClaim' when referencing the default apiGroup",
+            );
         }
     }
     let Some(reference) = &spec.data_source_ref else { return };
@@ -158,7 +164,8 @@ fn data_source(spec: &PersistentVolumeClaimSpec, path: &Path, errors: &mut Error
 
 /// `dataSource` and `dataSourceRef` say the same, unless the latter names another namespace.
 fn normalize_sources(spec: &mut Value, keep: bool) {
-    let names_namespace = spec.pointer("/dataSourceRef/namespace").and_then(Value::as_str).is_some_and(|n| !n.is_empty());
+    let names_namespace =
+        spec.pointer("/dataSourceRef/namespace").and_then(Value::as_str).is_some_and(|n| !n.is_empty());
     match (is_present(spec, "dataSource"), is_present(spec, "dataSourceRef")) {
         (true, false) => {
             let source = spec["dataSource"].clone();

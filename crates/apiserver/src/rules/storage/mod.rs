@@ -37,13 +37,17 @@ pub const STORAGE_CLASS: Rules = Rules {
 };
 
 pub const VOLUME_ATTRIBUTES_CLASS: Rules = Rules {
-    validate: |class| check(class, |class: &VolumeAttributesClass, errors| {
-        provisioner(&class.driver_name, &Path::root("driverName"), errors);
-    }),
-    validate_update: |new, old| check_change(new, old, |new: &VolumeAttributesClass, old, errors| {
-        errors.immutable(&Path::root("driverName"), &new.driver_name, &old.driver_name);
-        errors.immutable(&Path::root("parameters"), &new.parameters, &old.parameters);
-    }),
+    validate: |class| {
+        check(class, |class: &VolumeAttributesClass, errors| {
+            provisioner(&class.driver_name, &Path::root("driverName"), errors);
+        })
+    },
+    validate_update: |new, old| {
+        check_change(new, old, |new: &VolumeAttributesClass, old, errors| {
+            errors.immutable(&Path::root("driverName"), &new.driver_name, &old.driver_name);
+            errors.immutable(&Path::root("parameters"), &new.parameters, &old.parameters);
+        })
+    },
     ..PLAIN
 };
 
@@ -65,14 +69,18 @@ pub const CSI_NODE: Rules = Rules {
 };
 
 pub const CSI_STORAGE_CAPACITY: Rules = Rules {
-    validate: |capacity| check(capacity, |capacity: &CSIStorageCapacity, errors| {
-        let class = capacity.storage_class_name.as_str();
-        errors.invalid_all(&Path::root("storageClassName"), class, names::dns1123_subdomain(class));
-    }),
-    validate_update: |new, old| check_change(new, old, |new: &CSIStorageCapacity, old, errors| {
-        errors.immutable(&Path::root("nodeTopology"), &new.node_topology, &old.node_topology);
-        errors.immutable(&Path::root("storageClassName"), &new.storage_class_name, &old.storage_class_name);
-    }),
+    validate: |capacity| {
+        check(capacity, |capacity: &CSIStorageCapacity, errors| {
+            let class = capacity.storage_class_name.as_str();
+            errors.invalid_all(&Path::root("storageClassName"), class, names::dns1123_subdomain(class));
+        })
+    },
+    validate_update: |new, old| {
+        check_change(new, old, |new: &CSIStorageCapacity, old, errors| {
+            errors.immutable(&Path::root("nodeTopology"), &new.node_topology, &old.node_topology);
+            errors.immutable(&Path::root("storageClassName"), &new.storage_class_name, &old.storage_class_name);
+        })
+    },
     ..PLAIN
 };
 
@@ -80,27 +88,31 @@ pub const VOLUME_ATTACHMENT: Rules = Rules {
     default: |attachment| fill(child(attachment, "status"), "attached", false),
     prepare_create: |attachment| set(attachment, "status", serde_json::json!({ "attached": false })),
     prepare_update: |new, old| copy(new, old, "status"),
-    validate: |attachment| check(attachment, |attachment: &VolumeAttachment, errors| {
-        csi_driver(&attachment.spec.attacher, &SPEC.field("attacher"), errors);
-        if attachment.spec.node_name.is_empty() {
-            errors.required(&SPEC.field("nodeName"), "");
-        }
-        let source = &attachment.spec.source;
-        match (&source.inline_volume_spec, &source.persistent_volume_name) {
-            (None, None) => {
-                let detail = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
-                errors.required(&SPEC.field("source"), detail);
+    validate: |attachment| {
+        check(attachment, |attachment: &VolumeAttachment, errors| {
+            csi_driver(&attachment.spec.attacher, &SPEC.field("attacher"), errors);
+            if attachment.spec.node_name.is_empty() {
+                errors.required(&SPEC.field("nodeName"), "");
             }
-            (Some(_), Some(_)) => {
-                let detail = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
-                errors.forbidden(&SPEC.field("source"), detail);
+            let source = &attachment.spec.source;
+            match (&source.inline_volume_spec, &source.persistent_volume_name) {
+                (None, None) => {
+                    let detail = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+                    errors.required(&SPEC.field("source"), detail);
+                }
+                (Some(_), Some(_)) => {
+                    let detail = "must specify exactly one of inlineVolumeSpec and persistentVolumeName";
+                    errors.forbidden(&SPEC.field("source"), detail);
+                }
+                (Some(_), None) | (None, Some(_)) => {}
             }
-            (Some(_), None) | (None, Some(_)) => {}
-        }
-    }),
-    validate_update: |new, old| check_change(new, old, |new: &VolumeAttachment, old, errors| {
-        errors.immutable(&SPEC, &new.spec, &old.spec);
-    }),
+        })
+    },
+    validate_update: |new, old| {
+        check_change(new, old, |new: &VolumeAttachment, old, errors| {
+            errors.immutable(&SPEC, &new.spec, &old.spec);
+        })
+    },
     unconditional_update: false,
     returns_deleted: true,
     ..PLAIN
@@ -134,7 +146,8 @@ fn default_source(spec: &mut Value) {
 fn storage_class(class: &StorageClass, errors: &mut Errors) {
     provisioner(&class.provisioner, &Path::root("provisioner"), errors);
     let parameters = class.parameters.iter().flatten();
-    let (count, size) = parameters.clone().fold((0, 0), |(count, size), (key, value)| (count + 1, size + key.len() + value.len()));
+    let (count, size) =
+        parameters.clone().fold((0, 0), |(count, size), (key, value)| (count + 1, size + key.len() + value.len()));
     let path = Path::root("parameters");
     if count > PARAMETERS_MAX {
         errors.too_long(&path, PARAMETERS_MAX);
@@ -185,7 +198,11 @@ fn driver_rules(driver: &CSIDriver, errors: &mut Errors) {
 fn driver_update(new: &CSIDriver, old: &CSIDriver, errors: &mut Errors) {
     driver_rules(new, errors);
     errors.immutable(&SPEC.field("attachRequired"), &new.spec.attach_required, &old.spec.attach_required);
-    errors.immutable(&SPEC.field("volumeLifecycleModes"), &new.spec.volume_lifecycle_modes, &old.spec.volume_lifecycle_modes);
+    errors.immutable(
+        &SPEC.field("volumeLifecycleModes"),
+        &new.spec.volume_lifecycle_modes,
+        &old.spec.volume_lifecycle_modes,
+    );
 }
 
 fn csi_node(node: &CSINode, errors: &mut Errors) {
@@ -197,7 +214,11 @@ fn csi_node(node: &CSINode, errors: &mut Errors) {
         match driver.node_id.len() {
             0 => errors.required(&path.field("nodeID"), ""),
             long if long > NODE_ID_MAX => {
-                errors.invalid(&path.field("nodeID"), &driver.node_id, format!("must be {NODE_ID_MAX} characters or less"));
+                errors.invalid(
+                    &path.field("nodeID"),
+                    &driver.node_id,
+                    format!("must be {NODE_ID_MAX} characters or less"),
+                );
             }
             _ => {}
         }

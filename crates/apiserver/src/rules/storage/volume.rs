@@ -137,7 +137,10 @@ fn validate_update(new: &PersistentVolume, old: &PersistentVolume, errors: &mut 
         fields
     };
     if sources(after) != sources(before) {
-        errors.forbidden(&SPEC.field("persistentvolumesource"), "spec.persistentvolumesource is immutable after creation");
+        errors.forbidden(
+            &SPEC.field("persistentvolumesource"),
+            "spec.persistentvolumesource is immutable after creation",
+        );
     }
     errors.immutable(&SPEC.field("volumeMode"), &after.volume_mode, &before.volume_mode);
     if before.node_affinity.is_some() {
@@ -162,7 +165,10 @@ mod tests {
     #[test]
     fn volumes() {
         for (spec, errors) in [
-            (json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/a"}}), &[][..]),
+            (
+                json!({"accessModes": ["ReadWriteOnce"], "capacity": {"storage": "1Gi"}, "hostPath": {"path": "/a"}}),
+                &[][..],
+            ),
             (
                 json!({"capacity": {"storage": "1Gi"}, "hostPath": {"path": "/a"}, "nfs": {"server": "s", "path": "/"}}),
                 &[

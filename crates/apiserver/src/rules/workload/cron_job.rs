@@ -7,14 +7,21 @@ use serde_json::Value;
 use crate::rules::{
     PLAIN, Rules, check,
     edit::{child, field, fill, fill_text},
-    pod::default::default_template,
+    pod::{default::default_template, warnings},
     workload::{prepare_create, prepare_update, validate_batch},
 };
 
 const SUCCESSFUL_HISTORY_LIMIT: i64 = 3;
 const FAILED_HISTORY_LIMIT: i64 = 1;
 
-pub const RULES: Rules = Rules { default, prepare_create, prepare_update,
+pub const RULES: Rules = Rules {
+    default,
+    prepare_create,
+    prepare_update,
+    warnings: |cron_job| {
+        let spec = &cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"];
+        warnings::of_spec(spec, "spec.jobTemplate.spec.template.spec")
+    },
     validate: |cron_job| check(cron_job, validate_batch::cron_job),
     validate_update: |cron_job, _| check(cron_job, validate_batch::cron_job),
     ..PLAIN
@@ -42,7 +49,8 @@ mod tests {
 
     #[test]
     fn fills_what_is_not_said() {
-        let mut cron_job = json!({"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": {"spec": {}}}}}});
+        let mut cron_job =
+            json!({"spec": {"schedule": "* * * * *", "jobTemplate": {"spec": {"template": {"spec": {}}}}}});
         default(&mut cron_job);
         assert_eq!(cron_job["spec"]["concurrencyPolicy"], "Allow");
         assert_eq!(cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"]["restartPolicy"], "Always");

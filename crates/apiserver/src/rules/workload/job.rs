@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::rules::{
     PLAIN, Rules, check, check_change,
     edit::{child, copy, each, fill, fill_text, first_generation, is_present, next_generation, set, text_at},
-    pod::default::default_template,
+    pod::{default::default_template, warnings},
     workload::validate_batch,
 };
 
@@ -24,6 +24,7 @@ pub const RULES: Rules = Rules {
     default,
     prepare_create,
     prepare_update,
+    warnings: |job| warnings::of_spec(&job["spec"]["template"]["spec"], "spec.template.spec"),
     validate: |job| check(job, validate_batch::job),
     validate_update: |new, old| check_change(new, old, validate_batch::job_update),
     selectable: |job| vec![("status.successful", count(job, "/status/succeeded"))],

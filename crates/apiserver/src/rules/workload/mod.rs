@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     PLAIN, Propagation, Rules, check, check_change,
     edit::{child, copy, each, fill, fill_text, first_generation, next_generation, set, text},
-    pod::default::default_template,
+    pod::{default::default_template, warnings},
 };
 
 pub mod cron_job;
@@ -22,16 +22,20 @@ const PROGRESS_DEADLINE_S: i64 = 600;
 const MAX_SHIFT: &str = "25%";
 
 /// A kind with a template, a status of its own and a generation.
-const WORKLOAD: Rules = Rules { prepare_create, prepare_update, ..PLAIN };
+const WORKLOAD: Rules = Rules {
+    prepare_create,
+    prepare_update,
+    warnings: |object| warnings::of_spec(&object["spec"]["template"]["spec"], "spec.template.spec"),
+    ..PLAIN
+};
 
-pub const DEPLOYMENT: Rules =
-    Rules {
-        default: default_deployment,
-        prepare_status_update: prepare_deployment_status,
-        validate: |deployment| check(deployment, validate::deployment),
-        validate_update: |new, old| check_change(new, old, validate::deployment_update),
-        ..WORKLOAD
-    };
+pub const DEPLOYMENT: Rules = Rules {
+    default: default_deployment,
+    prepare_status_update: prepare_deployment_status,
+    validate: |deployment| check(deployment, validate::deployment),
+    validate_update: |new, old| check_change(new, old, validate::deployment_update),
+    ..WORKLOAD
+};
 pub const REPLICA_SET: Rules = Rules {
     default: default_replica_set,
     validate: |set| check(set, validate::replica_set),
@@ -185,7 +189,10 @@ fn prepare_daemon_set_create(daemon_set: &mut Value) {
 }
 
 fn prepare_daemon_set_update(new: &mut Value, old: &Value) {
-    let generation = old.get("metadata").and_then(|meta| meta.get("annotations")).map(|annotations| text(annotations, TEMPLATE_GENERATION));
+    let generation = old
+        .get("metadata")
+        .and_then(|meta| meta.get("annotations"))
+        .map(|annotations| text(annotations, TEMPLATE_GENERATION));
     let mut generation: i64 = generation.and_then(|text| text.parse().ok()).unwrap_or(0);
     if new.pointer("/spec/template") != old.pointer("/spec/template") {
         generation += 1;

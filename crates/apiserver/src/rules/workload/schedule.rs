@@ -61,7 +61,10 @@ fn is_duration(text: &str) -> bool {
     while !rest.is_empty() {
         let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
         let (number, tail) = rest.split_at(digits);
-        let unit = ["ns", "us", "µs", "ms", "s", "m", "h"].into_iter().filter(|unit| tail.starts_with(unit)).max_by_key(|unit| unit.len());
+        let unit = ["ns", "us", "µs", "ms", "s", "m", "h"]
+            .into_iter()
+            .filter(|unit| tail.starts_with(unit))
+            .max_by_key(|unit| unit.len());
         let (Some(unit), true) = (unit, number.bytes().any(|b| b.is_ascii_digit()) && number.matches('.').count() < 2)
         else {
             return false;
@@ -133,9 +136,15 @@ mod tests {
 
     #[test]
     fn schedules() {
-        for schedule in
-            ["* * * * *", "*/5 0-6 1,15 jan-mar MON", "@daily", "@every 1h30m", "0 0 ? * 6", "30/10 * * * *", "0 0 1 1 0"]
-        {
+        for schedule in [
+            "* * * * *",
+            "*/5 0-6 1,15 jan-mar MON",
+            "@daily",
+            "@every 1h30m",
+            "0 0 ? * 6",
+            "30/10 * * * *",
+            "0 0 1 1 0",
+        ] {
             assert_eq!(check(schedule), Ok(()), "{schedule}");
         }
         for (schedule, error) in [

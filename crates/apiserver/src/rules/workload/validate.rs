@@ -327,7 +327,9 @@ mod tests {
         refused(&deployment(|_| {}), &[]);
         refused(
             &deployment(|d| d["spec"]["selector"] = json!({"matchLabels": {"a": "c"}})),
-            &["spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`"],
+            &[
+                "spec.template.metadata.labels: Invalid value: {\"a\":\"b\"}: `selector` does not match template `labels`",
+            ],
         );
         refused(
             &deployment(|d| d["spec"]["selector"] = json!({})),
@@ -366,7 +368,10 @@ mod tests {
         };
         assert_eq!(texts((workload::STATEFUL_SET.validate)(&set("s"))), [""; 0]);
         let errors = texts((workload::STATEFUL_SET.validate_update)(&set("t"), &set("s")));
-        assert!(errors.len() == 1 && errors[0].starts_with("spec: Forbidden: updates to statefulset spec"), "{errors:?}");
+        assert!(
+            errors.len() == 1 && errors[0].starts_with("spec: Forbidden: updates to statefulset spec"),
+            "{errors:?}"
+        );
     }
 
     #[test]
@@ -380,7 +385,9 @@ mod tests {
         assert_eq!(set(json!({"maxUnavailable": 0, "maxSurge": 1})), [""; 0]);
         assert_eq!(
             set(json!({"maxUnavailable": 1, "maxSurge": 1})),
-            ["spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero"]
+            [
+                "spec.updateStrategy.rollingUpdate.maxSurge: Invalid value: 1: may not be set when maxUnavailable is non-zero"
+            ]
         );
     }
 }

@@ -132,7 +132,8 @@ fn indexes(spec: &JobSpec, path: &Path, errors: &mut Errors) {
             errors.required(&path.field("completions"), detail);
         }
         if let Some(parallelism) = spec.parallelism.filter(|parallelism| *parallelism > PARALLELISM_MAX_INDEXED) {
-            let detail = format!("must be less than or equal to {PARALLELISM_MAX_INDEXED} when completion mode is Indexed");
+            let detail =
+                format!("must be less than or equal to {PARALLELISM_MAX_INDEXED} when completion mode is Indexed");
             errors.invalid(&path.field("parallelism"), parallelism, detail);
         }
         return;
@@ -157,7 +158,9 @@ fn failure_policy(rules: &[PodFailurePolicyRule], spec: &JobSpec, path: &Path, e
     for (i, rule) in rules.iter().enumerate() {
         let path = path.index(i);
         match rule.action.as_str() {
-            "" => errors.required(&path.field("action"), "valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]"),
+            "" => {
+                errors.required(&path.field("action"), "valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]")
+            }
             "FailIndex" if spec.backoff_limit_per_index.is_none() => {
                 errors.invalid(&path.field("action"), "FailIndex", "requires the backoffLimitPerIndex to be set");
             }
@@ -189,9 +192,14 @@ fn failure_policy(rules: &[PodFailurePolicyRule], spec: &JobSpec, path: &Path, e
             errors.invalid(&path.field("values"), 0, "must not be 0 for the In operator");
         }
         let container = text(&codes.container_name);
-        let known = spec.template.spec.iter().flat_map(|spec| spec.containers.iter().chain(items(&spec.init_containers)));
+        let known =
+            spec.template.spec.iter().flat_map(|spec| spec.containers.iter().chain(items(&spec.init_containers)));
         if !container.is_empty() && !known.into_iter().any(|known| known.name == container) {
-            errors.invalid(&path.field("containerName"), container, "must be one of the container or initContainer names in the pod template");
+            errors.invalid(
+                &path.field("containerName"),
+                container,
+                "must be one of the container or initContainer names in the pod template",
+            );
         }
     }
 }
@@ -213,7 +221,11 @@ pub fn job_update(new: &Job, old: &Job, errors: &mut Errors) {
     errors.immutable(&SPEC.field("template"), &after.template, &template);
     errors.immutable(&SPEC.field("completionMode"), &after.completion_mode, &before.completion_mode);
     errors.immutable(&SPEC.field("podFailurePolicy"), &after.pod_failure_policy, &before.pod_failure_policy);
-    errors.immutable(&SPEC.field("backoffLimitPerIndex"), &after.backoff_limit_per_index, &before.backoff_limit_per_index);
+    errors.immutable(
+        &SPEC.field("backoffLimitPerIndex"),
+        &after.backoff_limit_per_index,
+        &before.backoff_limit_per_index,
+    );
     errors.immutable(&SPEC.field("managedBy"), &after.managed_by, &before.managed_by);
     errors.immutable(&SPEC.field("successPolicy"), &after.success_policy, &before.success_policy);
 }
@@ -294,9 +306,15 @@ fn time_zone(zone: &str, path: &Path, errors: &mut Errors) {
         return errors.invalid(path, zone, "timeZone must be nil or non-empty string");
     }
     if zone.eq_ignore_ascii_case("Local") {
-        return errors.invalid(path, zone, "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones");
+        return errors.invalid(
+            path,
+            zone,
+            "timeZone must be an explicit time zone as defined in https://www.iana.org/time-zones",
+        );
     }
-    let is_plain = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'_'));
+    let is_plain = |part: &str| {
+        !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'_'))
+    };
     if !zone.split('/').all(is_plain) {
         errors.invalid(path, zone, format!("unknown time zone {zone}"));
     }
