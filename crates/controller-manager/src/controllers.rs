@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     caches::{Caches, Subscriptions},
-    deployment, disruption, endpoint_slice, endpoints,
+    daemon_set, deployment, disruption, endpoint_slice, endpoints,
     everything::Everything,
     flags::Flags,
     garbage::{self, Collector},
@@ -18,7 +18,7 @@ use crate::{
     reconcile::{self, Controller, Means},
     replica_set, replication_controller, role_aggregation, root_ca, service_account,
     settings::Settings,
-    taint_eviction, ttl_after_finished,
+    stateful_set, taint_eviction, ttl_after_finished,
 };
 
 /// Every controller that is a row. Two are not, as they work on objects of all kinds: the garbage
@@ -35,6 +35,8 @@ pub static ALL: &[&Controller] = &[
     &taint_eviction::CONTROLLER,
     &pod_gc::CONTROLLER,
     &job::CONTROLLER,
+    &daemon_set::CONTROLLER,
+    &stateful_set::CONTROLLER,
     &ttl_after_finished::CONTROLLER,
     &replication_controller::CONTROLLER,
     &disruption::CONTROLLER,

@@ -34,6 +34,7 @@ use crate::{
 };
 use fleet::Fleet;
 
+pub use hash::template_hash;
 pub use numbers::{Round, share};
 
 pub static CONTROLLER: Controller = Controller {

@@ -3,6 +3,7 @@
 mod action;
 mod caches;
 mod controllers;
+mod daemon_set;
 mod deployment;
 mod discovery;
 mod disruption;
@@ -25,11 +26,13 @@ mod pods;
 mod reconcile;
 mod replica_set;
 mod replication_controller;
+mod revisions;
 mod role_aggregation;
 mod root_ca;
 mod service_account;
 mod service_pods;
 mod settings;
+mod stateful_set;
 mod taint_eviction;
 mod ttl_after_finished;
 

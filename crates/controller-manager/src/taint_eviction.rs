@@ -105,7 +105,8 @@ fn end(pod: &Pod, taints: &[&Taint], now: Timestamp) -> End {
     end
 }
 
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+/// Whether `toleration` is meant for `taint`.
+pub fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
     let empty_or = |own: &Option<String>, other: &str| own.as_deref().unwrap_or_default() == other;
     let any = |own: &Option<String>| own.as_deref().unwrap_or_default().is_empty();
     (any(&toleration.effect) || empty_or(&toleration.effect, &taint.effect))
