@@ -71,8 +71,14 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
     }
     tasks.spawn(pods::follow_runtime(host.clone(), pods.clone(), shutdown.clone()));
     if let Some(dir) = flags.pod_manifest_path.clone() {
-        let follow =
-            static_pods::follow(dir, host.clone(), pods.clone(), api_pods.clone(), mirrors_changed, shutdown.clone());
+        let follow = static_pods::follow(
+            dir,
+            host.clone(),
+            pods.clone(),
+            api_pods.clone(),
+            mirrors_changed.clone(),
+            shutdown.clone(),
+        );
         tasks.spawn(async move {
             if let Err(error) = follow.await {
                 tracing::error!(%error, "static pods are not run");
@@ -80,13 +86,15 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
         });
     }
     tasks.spawn({
-        let (host, pods, shutdown) = (host.clone(), pods.clone(), shutdown.clone());
+        let (host, pods, known, shutdown) = (host.clone(), pods.clone(), mirrors_changed.clone(), shutdown.clone());
         async move {
-            // Whoever is not known then is nobody's.
             tokio::select! {
-                () = api_pods.synced() => pods::tidy(host, pods, shutdown).await,
-                () = shutdown.cancelled() => {}
+                () = api_pods.synced() => {}
+                () = shutdown.cancelled() => return,
             }
+            // Now static pods get their mirrors, and who is not known is nobody's.
+            known.notify_one();
+            pods::tidy(host, pods, shutdown).await;
         }
     });
 
@@ -214,14 +222,7 @@ fn watch_pods(
             }
         })
         .start(shutdown.clone());
-    let cache = Arc::new(cache);
-    // Static pods get their mirrors once the API's pods are known.
-    let (synced, mirrors) = (cache.clone(), mirrors_changed.clone());
-    tokio::spawn(async move {
-        synced.synced().await;
-        mirrors.notify_one();
-    });
-    cache
+    Arc::new(cache)
 }
 
 fn watch_node(host: &Arc<Host>, changed: &Arc<Notify>, shutdown: &CancellationToken) -> Cache<Node> {

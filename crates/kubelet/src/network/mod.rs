@@ -69,6 +69,15 @@ struct Connection {
     result: Option<Value>,
 }
 
+/// One operation on one interface of one sandbox.
+#[derive(Clone, Copy)]
+struct Call<'a> {
+    command: &'static str,
+    sandbox_id: &'a str,
+    interface: &'static str,
+    connection: &'a Connection,
+}
+
 impl Network {
     pub fn new(dirs: Dirs, bridge: &str) -> Result<Self, NetworkError> {
         let results = dirs.state.join("results");
@@ -115,10 +124,12 @@ impl Network {
         };
         // Before the first plugin runs: whatever happens, the DEL knows what to undo.
         self.write(sandbox_id, &connection)?;
-        self.run("ADD", sandbox_id, "lo", &connection, &config::loopback(), 0, None).await?;
+        let call = Call { command: "ADD", sandbox_id, interface: "lo", connection: &connection };
+        self.run(&call, &config::loopback(), 0, None).await?;
+        let call = Call { interface: INTERFACE, ..call };
         let mut result = None;
         for index in 0..list.plugins.len() {
-            result = self.run("ADD", sandbox_id, INTERFACE, &connection, &list, index, result).await?;
+            result = self.run(&call, &list, index, result).await?;
         }
         let result = result.unwrap_or(Value::Null);
         let ips = config::ips(&result);
@@ -134,9 +145,10 @@ impl Network {
             connection.netns.clear();
         }
         let list = self.configuration()?;
+        let call = Call { command: "DEL", sandbox_id, interface: INTERFACE, connection: &connection };
         for index in (0..list.plugins.len()).rev() {
             let previous = connection.result.clone();
-            self.run("DEL", sandbox_id, INTERFACE, &connection, &list, index, previous).await?;
+            self.run(&call, &list, index, previous).await?;
         }
         let path = self.path(sandbox_id);
         fs::remove_file(&path).map_err(|source| NetworkError::File { path, source })
@@ -181,17 +193,14 @@ impl Network {
     }
 
     /// Runs one plugin of a list and answers its result.
-    #[allow(clippy::too_many_arguments)] // the parts of one CNI call, all of different types
     async fn run(
         &self,
-        command: &'static str,
-        sandbox_id: &str,
-        interface: &str,
-        connection: &Connection,
+        call: &Call<'_>,
         list: &config::List,
         index: usize,
         previous: Option<Value>,
     ) -> Result<Option<Value>, NetworkError> {
+        let Call { command, sandbox_id, interface, connection } = *call;
         let input = list.plugin_input(index, &connection.port_mappings, previous);
         let plugin = input["type"].as_str().unwrap_or_default().to_owned();
         let found = self.dirs.bin.iter().map(|dir| dir.join(&plugin)).find(|path| path.is_file());

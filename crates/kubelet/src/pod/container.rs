@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     net::IpAddr,
+    time::Duration,
 };
 
 use api_types::{
@@ -20,9 +21,12 @@ use super::{
 use crate::{
     host::Host,
     runtime::{ContainerSpec, DEFAULT_GRACE_S, Image, PidNamespace, PodIdentity, Seccomp, Terminal},
+    static_pods,
     volume::{PodDir, downward, mounts, payload, prepare},
 };
 
+/// How long a container waits for the first list of services.
+const SERVICES_TIMEOUT: Duration = Duration::from_secs(10);
 pub const DEFAULT_TERMINATION_PATH: &str = "/dev/termination-log";
 
 /// Which container, in which place.
@@ -140,6 +144,10 @@ async fn environment(
         node_ips: &host.settings.node_ips,
         allocatable: &host.machine.allocatable,
     };
+    // Static pods start without the API, and thus without variables that only it knows.
+    if !static_pods::is_static(pod) && tokio::time::timeout(SERVICES_TIMEOUT, host.services.synced()).await.is_err() {
+        return Err("services have not yet been read at least once, cannot construct envvars".to_owned());
+    }
     let links = spec.enable_service_links.unwrap_or(true);
     let services = host.services.list();
     let visible = services.iter().filter(|service| {

@@ -7,12 +7,12 @@ use api_types::{
 };
 use sha2::{Digest, Sha256};
 
-use crate::runtime::DEFAULT_GRACE_S;
-
 /// The decider's view of a pod's specification.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
     pub lifecycle: Lifecycle,
+    /// What containers get to end by themselves; `None` for what each one was made with.
+    pub grace_s: Option<i64>,
     /// `activeDeadlineSeconds` after the pod's start.
     pub deadline: Option<Timestamp>,
     /// `name_namespace(uid)`, as messages name the pod.
@@ -25,17 +25,11 @@ pub struct Desired {
 pub enum Lifecycle {
     Run,
     /// Succeeded or Failed: nothing may run any more, but logs stay.
-    Finished {
-        grace_s: i64,
-    },
+    Finished,
     /// The API waits for the node to let go.
-    Terminate {
-        grace_s: i64,
-    },
+    Terminate,
     /// The API does not know the pod any more.
-    Gone {
-        grace_s: i64,
-    },
+    Gone,
 }
 
 /// One container that is wanted.
@@ -118,6 +112,7 @@ pub fn desired(pod: &Pod, start_time: Timestamp) -> Desired {
         .map(|seconds| start_time.saturating_add(SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX));
     Desired {
         lifecycle: lifecycle(pod),
+        grace_s: pod.meta().deletion_grace_period_seconds.or(spec.termination_grace_period_seconds),
         deadline,
         label: format!("{}_{}({})", pod.name(), pod.namespace(), pod.uid()),
         containers: init.chain(main).chain(ephemeral).collect(),
@@ -125,13 +120,11 @@ pub fn desired(pod: &Pod, start_time: Timestamp) -> Desired {
 }
 
 fn lifecycle(pod: &Pod) -> Lifecycle {
-    let spec_grace_s = pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds);
-    let grace_s = pod.meta().deletion_grace_period_seconds.or(spec_grace_s).unwrap_or(DEFAULT_GRACE_S);
     if pod.is_terminating() {
-        return Lifecycle::Terminate { grace_s };
+        return Lifecycle::Terminate;
     }
     match pod.status.as_ref().and_then(|status| status.phase.as_deref()) {
-        Some("Succeeded" | "Failed") => Lifecycle::Finished { grace_s },
+        Some("Succeeded" | "Failed") => Lifecycle::Finished,
         _ => Lifecycle::Run,
     }
 }

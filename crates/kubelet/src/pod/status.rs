@@ -293,7 +293,7 @@ fn phase(facts: &Facts, init: &[ContainerStatus], main: &[ContainerStatus]) -> &
             Kind::Stopped { code, ended: true } => !wish.restart.after(*code),
             Kind::Stopped { ended: false, .. } | Kind::Running | Kind::Waiting | Kind::Unknown => false,
         }),
-        Lifecycle::Finished { .. } | Lifecycle::Terminate { .. } | Lifecycle::Gone { .. } => true,
+        Lifecycle::Finished | Lifecycle::Terminate | Lifecycle::Gone => true,
     };
     if (init_pending || sidecar_pending) && !main_began {
         return "Pending";

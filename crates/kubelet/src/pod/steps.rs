@@ -10,7 +10,7 @@ use super::{
     desired::{Desired, Lifecycle, Role, Wish},
     observed::{Doing, Failure, Observed, Sandbox, Volumes, Work},
 };
-use crate::runtime::{Container, DEFAULT_GRACE_S, State};
+use crate::runtime::{Container, State};
 
 /// Dead containers kept per name beside the newest one, for `logs --previous`.
 const DEAD_KEPT_MAX: usize = 1;
@@ -93,7 +93,7 @@ pub fn steps(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
             Some(deadline) if deadline <= now => {
                 let message = "Pod was active on the node longer than the specified deadline";
                 plan.failure = Some(Waiting::new("DeadlineExceeded", message));
-                wind_down(&mut plan, desired, observed, DEFAULT_GRACE_S);
+                wind_down(&mut plan, desired, observed);
             }
             Some(deadline) => {
                 plan.wake(deadline);
@@ -101,16 +101,16 @@ pub fn steps(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
             }
             None => run(&mut plan, desired, observed, now),
         },
-        Lifecycle::Finished { grace_s } => {
-            wind_down(&mut plan, desired, observed, grace_s);
+        Lifecycle::Finished => {
+            wind_down(&mut plan, desired, observed);
         }
-        Lifecycle::Terminate { grace_s } => {
-            if wind_down(&mut plan, desired, observed, grace_s) == Down::Yes && observed.reported {
+        Lifecycle::Terminate => {
+            if wind_down(&mut plan, desired, observed) == Down::Yes && observed.reported {
                 clear(&mut plan, observed);
             }
         }
-        Lifecycle::Gone { grace_s } => {
-            if wind_down(&mut plan, desired, observed, grace_s) == Down::Yes {
+        Lifecycle::Gone => {
+            if wind_down(&mut plan, desired, observed) == Down::Yes {
                 clear(&mut plan, observed);
             }
         }
@@ -137,7 +137,7 @@ pub fn is_complete(desired: &Desired, observed: &Observed) -> bool {
 
 fn run(plan: &mut Plan, desired: &Desired, observed: &Observed, now: Timestamp) {
     if is_complete(desired, observed) {
-        wind_down(plan, desired, observed, DEFAULT_GRACE_S);
+        wind_down(plan, desired, observed);
         return;
     }
     for wish in &desired.containers {
@@ -149,7 +149,7 @@ fn run(plan: &mut Plan, desired: &Desired, observed: &Observed, now: Timestamp) 
     match &observed.sandbox {
         Sandbox::Ready { .. } => containers(plan, desired, observed, now),
         Sandbox::Broken { id, .. } => {
-            let running = kill_running(plan, desired, observed, DEFAULT_GRACE_S);
+            let running = kill_running(plan, desired, observed);
             if running == Down::Yes && !observed.is_doing(&Work::Sandbox) {
                 plan.steps.push(Step::RemoveSandbox { id: id.clone() });
             }
@@ -195,7 +195,7 @@ fn create_sandbox(plan: &mut Plan, desired: &Desired, observed: &Observed, now: 
         }
         return;
     }
-    if kill_running(plan, desired, observed, DEFAULT_GRACE_S) == Down::Yes {
+    if kill_running(plan, desired, observed) == Down::Yes {
         // Containers of a lost sandbox tell how many there have been.
         let attempt = observed.containers.values().flatten().map(|container| container.attempt + 1).max();
         plan.steps.push(Step::CreateSandbox { attempt: attempt.unwrap_or_default() });
@@ -278,10 +278,16 @@ fn keep_running(plan: &mut Plan, desired: &Desired, wish: &Wish, observed: &Obse
             let probes = observed.probes(&wish.name, &container.id);
             if container.hash != wish.hash {
                 let message = format!("Container {} definition changed, will be restarted", wish.name);
-                kill(plan, container, observed, DEFAULT_GRACE_S, message);
+                kill(plan, container, observed, grace_of(desired, container), message);
             } else if let Some(kind) = probes.condemned_by {
                 let message = format!("Container {} failed {kind} probe, will be restarted", wish.name);
-                kill(plan, container, observed, probes.grace_s.unwrap_or_else(|| container.grace_s()), message);
+                kill(
+                    plan,
+                    container,
+                    observed,
+                    probes.grace_s.unwrap_or_else(|| grace_of(desired, container)),
+                    message,
+                );
             } else if observed.is_started(&wish.name, wish.startup_probe) {
                 return Next::Go;
             }
@@ -346,6 +352,10 @@ fn go_duration(delay: SignedDuration) -> String {
     }
 }
 
+fn grace_of(desired: &Desired, container: &Container) -> i64 {
+    desired.grace_s.unwrap_or_else(|| container.grace_s())
+}
+
 fn kill(plan: &mut Plan, container: &Container, observed: &Observed, grace_s: i64, message: String) {
     let name = container.name().to_owned();
     let hasten = match observed.doing.get(&Work::Container(name.clone())) {
@@ -370,7 +380,7 @@ enum Down {
 }
 
 /// Stops what runs: first all but the sidecars, then those, the last one first.
-fn kill_running(plan: &mut Plan, desired: &Desired, observed: &Observed, grace_s: i64) -> Down {
+fn kill_running(plan: &mut Plan, desired: &Desired, observed: &Observed) -> Down {
     let mut down = Down::Yes;
     for (work, doing) in &observed.doing {
         if let (Work::Container(name), Doing::Start) = (work, doing) {
@@ -393,15 +403,16 @@ fn kill_running(plan: &mut Plan, desired: &Desired, observed: &Observed, grace_s
         down = Down::NotYet;
         let cancelled = observed.doing.get(&Work::Container(container.name().to_owned())) == Some(&Doing::Start);
         if !cancelled {
-            kill(plan, container, observed, grace_s, format!("Stopping container {}", container.name()));
+            let message = format!("Stopping container {}", container.name());
+            kill(plan, container, observed, grace_of(desired, container), message);
         }
     }
     down
 }
 
 /// Stops everything and takes the sandbox away; dead containers stay for their logs.
-fn wind_down(plan: &mut Plan, desired: &Desired, observed: &Observed, grace_s: i64) -> Down {
-    if kill_running(plan, desired, observed, grace_s) == Down::NotYet || observed.is_doing(&Work::Sandbox) {
+fn wind_down(plan: &mut Plan, desired: &Desired, observed: &Observed) -> Down {
+    if kill_running(plan, desired, observed) == Down::NotYet || observed.is_doing(&Work::Sandbox) {
         return Down::NotYet;
     }
     match &observed.sandbox {

@@ -100,6 +100,7 @@ fn observe(observed: &mut Observed, word: &str) {
 fn view(lifecycle: Lifecycle, wanted: &str, observed: &str) -> (Desired, Observed) {
     let desired = Desired {
         lifecycle,
+        grace_s: (lifecycle != Lifecycle::Run).then_some(5),
         deadline: None,
         label: "p_ns(u)".to_owned(),
         containers: wanted.split_whitespace().map(wish).collect(),
@@ -212,7 +213,7 @@ fn a_lost_sandbox_is_replaced_and_everything_in_it() {
 
 #[test]
 fn a_deleted_pod_is_stopped_then_cleared_then_forgotten() {
-    let delete = |observed, expected| check(Lifecycle::Terminate { grace_s: 5 }, "s:s m:a", observed, expected);
+    let delete = |observed, expected| check(Lifecycle::Terminate, "s:s m:a", observed, expected);
     delete("a=run s=run", "-a:5");
     delete("a=run s=run a~kill:5", "");
     delete("a=run s=run a~kill:30", "-a:5");
@@ -225,20 +226,20 @@ fn a_deleted_pod_is_stopped_then_cleared_then_forgotten() {
 
 #[test]
 fn nothing_is_cleared_before_the_api_knows_the_end() {
-    let (desired, mut view) = view(Lifecycle::Terminate { grace_s: 5 }, "m:a", "- a=exit:0");
+    let (desired, mut view) = view(Lifecycle::Terminate, "m:a", "- a=exit:0");
     view.reported = false;
     assert_eq!(print(&steps(&desired, &view, at(0))), "");
 }
 
 #[test]
 fn a_finished_pod_keeps_its_dead() {
-    check(Lifecycle::Finished { grace_s: 5 }, "m:a!", "- a=exit:0", "");
-    check(Lifecycle::Finished { grace_s: 5 }, "m:a! m:b!", "a=exit:0 b=run", "-b:5");
+    check(Lifecycle::Finished, "m:a!", "- a=exit:0", "");
+    check(Lifecycle::Finished, "m:a! m:b!", "a=exit:0 b=run", "-b:5");
 }
 
 #[test]
 fn a_pod_that_the_api_lost_goes_without_a_report() {
-    let (desired, mut view) = view(Lifecycle::Gone { grace_s: 5 }, "", "- a=exit:0");
+    let (desired, mut view) = view(Lifecycle::Gone, "", "- a=exit:0");
     view.reported = false;
     assert_eq!(print(&steps(&desired, &view, at(0))), "rm:a0");
 }

@@ -43,8 +43,13 @@ use crate::{
 const REPORTS_MAX: usize = 16;
 /// After anything but a pull failed, this long until the next try.
 const RETRY_AFTER: SignedDuration = SignedDuration::from_secs(10);
-/// Volumes and sandboxes are tried again sooner, as nothing else can go on without them.
+/// When the runtime does not answer.
 const RETRY_SOON: SignedDuration = SignedDuration::from_secs(1);
+/// Sandboxes are tried again sooner, as nothing else can go on without them.
+const SANDBOX_RETRY_AFTER: SignedDuration = SignedDuration::from_secs(5);
+/// Volumes are tried again after this long, and twice as long after each failure.
+const VOLUMES_RETRY_MIN: SignedDuration = SignedDuration::from_millis(500);
+const VOLUMES_RETRY_MAX: SignedDuration = SignedDuration::from_secs(122);
 
 /// Where a worker hears of changes. It keeps only the newest state, so nothing queues up.
 pub struct Mailbox {
@@ -109,6 +114,7 @@ struct Worker {
     /// When the kubelet first saw the pod; its startTime until the API has one.
     seen_at: Timestamp,
     volumes: Volumes,
+    volumes_delay: SignedDuration,
     renew_at: Option<Timestamp>,
     sandbox_failure: Option<Failure>,
     memory: BTreeMap<String, Memory>,
@@ -120,6 +126,8 @@ struct Worker {
     messages: BTreeMap<String, String>,
     teller: report::Teller,
     shown: BTreeMap<String, String>,
+    /// The pod's failure as a whole has been told.
+    failed: bool,
     forgotten: bool,
 }
 
@@ -131,6 +139,7 @@ pub async fn run(host: Arc<Host>, mailbox: Arc<Mailbox>, shutdown: CancellationT
         mailbox: mailbox.clone(),
         seen_at: Timestamp::now(),
         volumes: Volumes::default(),
+        volumes_delay: VOLUMES_RETRY_MIN,
         renew_at: None,
         sandbox_failure: None,
         memory: BTreeMap::new(),
@@ -142,6 +151,7 @@ pub async fn run(host: Arc<Host>, mailbox: Arc<Mailbox>, shutdown: CancellationT
         messages: BTreeMap::new(),
         teller: report::Teller::default(),
         shown: BTreeMap::new(),
+        failed: false,
         forgotten: false,
     };
     while !worker.forgotten {
@@ -186,7 +196,7 @@ impl Worker {
         look::read_messages(self.host.runtime.as_ref(), &pod, &observed, &mut self.messages).await;
         self.probe(&pod, &desired, &observed);
         let mut plan = steps::steps(&desired, &observed, now);
-        if !matches!(desired.lifecycle, Lifecycle::Gone { .. }) {
+        if desired.lifecycle != Lifecycle::Gone {
             observed.reported = self.tell(&pod, &desired, &observed, &plan, now);
             plan = steps::steps(&desired, &observed, now);
         }
@@ -210,14 +220,7 @@ impl Worker {
             pod.status.as_ref().and_then(|status| status.start_time.as_ref()).map_or(self.seen_at, |time| time.0);
         let mut desired = desired::desired(&pod, start);
         if gone {
-            let grace_s = match desired.lifecycle {
-                Lifecycle::Terminate { grace_s } | Lifecycle::Finished { grace_s } | Lifecycle::Gone { grace_s } => {
-                    grace_s
-                }
-                Lifecycle::Run => crate::runtime::DEFAULT_GRACE_S
-                    .min(pod.spec.as_ref().and_then(|spec| spec.termination_grace_period_seconds).unwrap_or(i64::MAX)),
-            };
-            desired.lifecycle = Lifecycle::Gone { grace_s };
+            desired.lifecycle = Lifecycle::Gone;
         }
         (pod, desired)
     }
@@ -351,6 +354,9 @@ impl Worker {
             }
         }
         self.shown = shown;
+        if let Some(failure) = plan.failure.as_ref().filter(|_| !std::mem::replace(&mut self.failed, true)) {
+            self.host.event(pod, "", EventKind::Normal, &failure.reason, failure.message.clone());
+        }
         let object = ObjectRef::new(Pod::RESOURCE, &pod.key());
         self.host.ledger.explain(
             object,
@@ -464,7 +470,7 @@ impl Worker {
             Ended::Volumes(Ok(renew_at)) => (self.volumes, self.renew_at) = (Volumes::Ready, renew_at),
             Ended::Volumes(Err(refusal)) => self.volumes_failed(refusal, now),
             Ended::Sandbox(result) => {
-                self.sandbox_failure = result.err().map(|refusal| failure(refusal, now, RETRY_SOON * 5))
+                self.sandbox_failure = result.err().map(|refusal| failure(refusal, now, SANDBOX_RETRY_AFTER))
             }
             Ended::Started { name, result } => self.started(&name, result, now),
             Ended::Told(told) => self.teller.told(told, now),
@@ -481,7 +487,8 @@ impl Worker {
                 self.renew_at = now.checked_add(RETRY_AFTER).ok();
             }
             Volumes::Unprepared | Volumes::Failed(_) => {
-                self.volumes = Volumes::Failed(failure(refusal, now, RETRY_SOON * 2));
+                self.volumes = Volumes::Failed(failure(refusal, now, self.volumes_delay));
+                self.volumes_delay = (self.volumes_delay * 2).min(VOLUMES_RETRY_MAX);
             }
         }
     }
@@ -515,7 +522,7 @@ fn orphan(identity: &PodIdentity) -> (Arc<Pod>, Desired) {
     pod.metadata.namespace = Some(identity.namespace.clone());
     pod.metadata.uid = Some(identity.uid.clone());
     let mut desired = desired::desired(&pod, Timestamp::UNIX_EPOCH);
-    desired.lifecycle = Lifecycle::Gone { grace_s: crate::runtime::DEFAULT_GRACE_S };
+    desired.lifecycle = Lifecycle::Gone;
     (Arc::new(pod), desired)
 }
 

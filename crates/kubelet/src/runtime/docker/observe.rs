@@ -74,7 +74,9 @@ pub(super) fn changes(docker: &Docker, owner: &Owner) -> BoxStream<'static, Chan
     let mut filters: HashMap<String, Vec<String>> = owner.filter(None);
     filters.insert("type".to_owned(), vec!["container".to_owned()]);
     filters.insert("event".to_owned(), ["create", "start", "die", "oom", "destroy"].map(str::to_owned).into());
-    let options = EventsOptionsBuilder::default().filters(&filters).build();
+    // The engine is asked only when somebody reads; what happens until then is told afterwards.
+    let since = Timestamp::now().as_second().to_string();
+    let options = EventsOptionsBuilder::default().filters(&filters).since(&since).build();
     let docker = docker.clone();
     docker
         .events(Some(options))
