@@ -56,6 +56,8 @@ pub struct Allocator {
     ranges: Vec<(&'static str, Addresses)>,
     ports: Ports,
     state: Arc<Mutex<State>>,
+    /// Held while the object of a given-up address is deleted or taken over, so that neither undoes the other.
+    handing_over: tokio::sync::Mutex<()>,
 }
 
 /// Who holds what, as the watch cache and the requests under way have it.
@@ -94,6 +96,7 @@ impl State {
         for ip in &new.addresses {
             self.address_owner.insert(*ip, key.clone());
             self.pending_addresses.remove(ip);
+            self.releasing.remove(ip);
         }
         for port in &new.ports {
             self.port_owner.insert(*port, key.clone());
@@ -109,10 +112,12 @@ impl State {
 
     fn object_changed(&mut self, key: &Key, object: Option<&Value>) {
         let Ok(ip) = key.name.parse() else { return };
-        match object {
-            Some(_) => self.claimed.insert(ip),
-            None => self.claimed.remove(&ip),
-        };
+        if object.is_some() {
+            self.claimed.insert(ip);
+        } else {
+            self.claimed.remove(&ip);
+            self.releasing.remove(&ip);
+        }
     }
 }
 
@@ -137,7 +142,7 @@ impl Allocator {
             .subscribe(&resources::IP_ADDRESS, Box::new(move |key, object| objects.lock().object_changed(key, object)));
         let family = |net: &IpNet| if net.addr().is_ipv4() { "IPv4" } else { "IPv6" };
         let ranges = nets.iter().map(|net| (family(net), Addresses::new(*net))).collect();
-        (Self { ranges, ports, state }, receiver)
+        (Self { ranges, ports, state, handing_over: Default::default() }, receiver)
     }
 
     /// Fills in what an object of this resource lacks, and holds it until the claim is dropped.
@@ -201,9 +206,11 @@ impl Allocator {
         objects: &dyn AddressObjects,
     ) -> Result<Option<IpAddr>, ApiError> {
         for ip in claim.addresses.clone() {
-            let is_leftover = self.state.lock().releasing.remove(&ip);
+            let is_leftover = self.state.lock().releasing.contains(&ip);
+            let _turn = if is_leftover { Some(self.handing_over.lock().await) } else { None };
             if is_leftover {
                 objects.delete(ip.to_string()).await?;
+                self.state.lock().releasing.remove(&ip);
             }
             match objects.create(address_object(ip, &service["metadata"])).await {
                 Ok(()) => claim.created.push(ip),
@@ -216,20 +223,24 @@ impl Allocator {
 
     /// Whether nobody took the address since it was given up.
     fn is_still_released(&self, ip: IpAddr) -> bool {
-        let mut state = self.state.lock();
-        let free = !state.address_owner.contains_key(&ip) && !state.pending_addresses.contains(&ip);
-        state.releasing.remove(&ip) && free
+        let state = self.state.lock();
+        let is_taken = state.address_owner.contains_key(&ip) || state.pending_addresses.contains(&ip);
+        state.releasing.contains(&ip) && !is_taken
     }
 }
 
 /// Deletes the IPAddress objects of addresses that no Service holds any more.
 pub async fn release(server: Arc<Server>, mut released: mpsc::UnboundedReceiver<IpAddr>) {
     while let Some(ip) = released.recv().await {
+        let _turn = server.allocator.handing_over.lock().await;
         if !server.allocator.is_still_released(ip) {
             continue;
         }
-        if let Err(why) = AddressObjects::delete(&server, ip.to_string()).await {
-            tracing::warn!(%ip, %why, "address not released; repair will try again");
+        match AddressObjects::delete(&server, ip.to_string()).await {
+            Ok(()) => {
+                server.allocator.state.lock().releasing.remove(&ip);
+            }
+            Err(why) => tracing::warn!(%ip, %why, "address not released; repair will try again"),
         }
     }
 }

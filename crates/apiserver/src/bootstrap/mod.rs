@@ -101,10 +101,15 @@ async fn until_written(server: &Arc<Server>, mut left: Vec<Wanted>) {
     }
 }
 
-/// Returns what could not be written.
+/// Returns what is worth another try. What the rules refuse today they refuse tomorrow: it is
+/// reported, and nothing waits for it.
 async fn ensure_one(server: Arc<Server>, wanted: Wanted) -> Option<Wanted> {
     let why = ensure(&server, &wanted).await.err()?;
     let (kind, name) = (&wanted.resource.kind, &wanted.object["metadata"]["name"]);
+    if matches!(why.code(), 400 | 403 | 422) {
+        tracing::error!(%kind, %name, %why, "bootstrap object refused");
+        return None;
+    }
     tracing::warn!(%kind, %name, %why, "bootstrap object not written; trying again");
     Some(wanted)
 }

@@ -162,6 +162,8 @@ pub const CUSTOM_RESOURCE_DEFINITION: Rules = Rules {
 
 /// Source: kube-aggregator/pkg/apis/apiregistration/v1/defaults.go.
 pub const API_SERVICE: Rules = Rules {
+    // The core group's is "v1.".
+    name: names::path_segment,
     default: |service| {
         if let Some(reference) = field(child(service, "spec"), "service") {
             fill(reference, "port", 443);
