@@ -67,8 +67,8 @@ impl LogFlags {
     /// Libraries speak only at high verbosity.
     pub(crate) fn directives(&self) -> &'static str {
         match self.verbosity {
-            0..=3 => "info,hyper=warn,h2=warn,rustls=warn,tonic=warn,tower=warn,bollard=warn",
-            4..=5 => "debug,hyper=warn,hyper_util=warn,h2=warn,rustls=warn,tonic=warn,tower=warn,bollard=warn",
+            0..=3 => "info,hyper=warn,h2=warn,rustls=warn,tonic=warn,tower=warn,bollard=warn,hickory_server=warn",
+            4..=5 => "debug,hyper=warn,hyper_util=warn,h2=warn,rustls=warn,tonic=warn,tower=warn,bollard=warn,hickory_server=warn",
             6..=8 => "trace,hyper=info,hyper_util=info,h2=info,rustls=info,tonic=info,tower=info,bollard=info",
             _ => "trace",
         }
