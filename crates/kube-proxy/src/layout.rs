@@ -13,7 +13,7 @@ use std::{
 use api_types::Key;
 use ipnet::IpNet;
 
-use crate::ruleset::{At, Balanced, Family, Fate, Frontend, Scope, Wanted};
+use crate::ruleset::{At, Balanced, Family, Fate, Frontend, Protocol, Scope, Wanted};
 
 /// Endpoints for clients inside follow those for all in the same map, from this index on.
 const INSIDE_OFFSET: usize = 0x1_0000;
@@ -42,9 +42,10 @@ pub enum Map {
     /// The same two for clients inside the cluster, where they fare differently.
     InsideServices,
     InsideNodePorts,
-    /// What is looked up, and an index: the endpoint.
-    Endpoints,
-    NodePortEndpoints,
+    /// Address, port and an index: the endpoint. A map for each protocol, as nft ties the
+    /// type of a port to the protocol of the first rule that it reads.
+    Endpoints(Protocol),
+    NodePortEndpoints(Protocol),
     /// Connections that find nobody: refused or dropped.
     NoEndpoints,
     NoEndpointNodePorts,
@@ -167,16 +168,24 @@ impl Layout {
     fn balancing(&self, at: &At, scope: Option<Scope>, endpoints: &[SocketAddr], part: &mut Part) -> String {
         let offset = if scope.is_none() { INSIDE_OFFSET } else { 0 };
         let maps = Maps::of(at);
-        let key = key(at);
+        let key = match at {
+            At::Address { ip, port, .. } => format!("{ip} . {port}"),
+            At::NodePort { port, .. } => port.to_string(),
+        };
         for (index, endpoint) in endpoints.iter().enumerate() {
             let name = Name::Element(maps.endpoints, format!("{key} . {}", offset + index));
             part.insert(name, vec![format!("{} . {}", endpoint.ip(), endpoint.port())]);
         }
         let number = endpoints.len();
-        let chain = format!("{}{}-{number}", maps.prefix, scope.map_or("inside", scope_name));
+        let scope_name = scope.map_or("inside", scope_name);
+        let chain = format!("{}{scope_name}-{}-{number}", maps.prefix, at.protocol().name());
         let mut rules: Body = scope.and_then(|scope| self.hiding(scope)).into_iter().collect();
         let offset = if offset == 0 { String::new() } else { format!(" offset {offset}") };
-        let (ip, lookup, map) = (self.ip(), self.lookup(at), maps.endpoints.name());
+        let (ip, protocol, map) = (self.ip(), at.protocol().name(), maps.endpoints.name());
+        let lookup = match at {
+            At::Address { .. } => format!("{ip} daddr . {protocol} dport"),
+            At::NodePort { .. } => format!("{protocol} dport"),
+        };
         rules.push(format!("dnat {ip} to {lookup} . numgen random mod {number}{offset} map @{map}"));
         part.insert(Name::Chain(chain.clone()), rules);
         chain
@@ -245,23 +254,20 @@ impl Layout {
             Family::V6 => "ipv6_addr",
         }
     }
-
-    fn lookup(&self, at: &At) -> String {
-        match at {
-            At::Address { .. } => format!("{} daddr . meta l4proto . th dport", self.ip()),
-            At::NodePort { .. } => "meta l4proto . th dport".to_owned(),
-        }
-    }
 }
 
 impl Map {
-    pub const ALL: [Map; 10] = [
+    pub const ALL: [Map; 14] = [
         Map::Services,
         Map::NodePorts,
         Map::InsideServices,
         Map::InsideNodePorts,
-        Map::Endpoints,
-        Map::NodePortEndpoints,
+        Map::Endpoints(Protocol::Tcp),
+        Map::Endpoints(Protocol::Udp),
+        Map::Endpoints(Protocol::Sctp),
+        Map::NodePortEndpoints(Protocol::Tcp),
+        Map::NodePortEndpoints(Protocol::Udp),
+        Map::NodePortEndpoints(Protocol::Sctp),
         Map::NoEndpoints,
         Map::NoEndpointNodePorts,
         Map::ClusterAddresses,
@@ -274,8 +280,12 @@ impl Map {
             Map::NodePorts => "nodeports",
             Map::InsideServices => "inside-services",
             Map::InsideNodePorts => "inside-nodeports",
-            Map::Endpoints => "endpoints",
-            Map::NodePortEndpoints => "nodeport-endpoints",
+            Map::Endpoints(Protocol::Tcp) => "endpoints-tcp",
+            Map::Endpoints(Protocol::Udp) => "endpoints-udp",
+            Map::Endpoints(Protocol::Sctp) => "endpoints-sctp",
+            Map::NodePortEndpoints(Protocol::Tcp) => "nodeport-endpoints-tcp",
+            Map::NodePortEndpoints(Protocol::Udp) => "nodeport-endpoints-udp",
+            Map::NodePortEndpoints(Protocol::Sctp) => "nodeport-endpoints-sctp",
             Map::NoEndpoints => "no-endpoints",
             Map::NoEndpointNodePorts => "no-endpoint-nodeports",
             Map::ClusterAddresses => "cluster-addresses",
@@ -299,14 +309,14 @@ impl Maps {
             At::Address { .. } => Self {
                 verdicts: Map::Services,
                 inside: Map::InsideServices,
-                endpoints: Map::Endpoints,
+                endpoints: Map::Endpoints(at.protocol()),
                 nobody: Map::NoEndpoints,
                 prefix: "",
             },
             At::NodePort { .. } => Self {
                 verdicts: Map::NodePorts,
                 inside: Map::InsideNodePorts,
-                endpoints: Map::NodePortEndpoints,
+                endpoints: Map::NodePortEndpoints(at.protocol()),
                 nobody: Map::NoEndpointNodePorts,
                 prefix: "nodeport-",
             },
@@ -361,6 +371,15 @@ pub mod tests {
         layout().part(&wanted(&service(spec), &slices(endpoints), "n", Family::V4))
     }
 
+    /// A Service with UDP port 80 at `ip`.
+    pub fn udp_part(ip: &str, endpoints: &str) -> Part {
+        let mut slices = slices(endpoints);
+        let slice = std::sync::Arc::get_mut(&mut slices[0]).unwrap();
+        slice.ports.as_mut().unwrap()[0].protocol = Some("UDP".to_owned());
+        let spec = json!({"clusterIP": ip, "clusterIPs": [ip], "ports": [{"port": 80, "protocol": "UDP"}]});
+        layout().part(&wanted(&service(spec), &slices, "n", Family::V4))
+    }
+
     fn check(part: &Part, expected: &[&str]) {
         let lines: Vec<String> = part
             .iter()
@@ -378,11 +397,11 @@ pub mod tests {
         check(
             &part(json!({}), "10.244.0.1@n 10.244.0.2"),
             &[
-                "chain cluster-2: ip saddr != { 10.244.0.0/16 } meta mark set meta mark or 0x4000; \
-             dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 map @endpoints",
-                "services 10.96.0.5 . tcp . 80 -> goto cluster-2",
-                "endpoints 10.96.0.5 . tcp . 80 . 0 -> 10.244.0.1 . 8080",
-                "endpoints 10.96.0.5 . tcp . 80 . 1 -> 10.244.0.2 . 8080",
+                "chain cluster-tcp-2: ip saddr != { 10.244.0.0/16 } meta mark set meta mark or 0x4000; \
+             dnat ip to ip daddr . tcp dport . numgen random mod 2 map @endpoints-tcp",
+                "services 10.96.0.5 . tcp . 80 -> goto cluster-tcp-2",
+                "endpoints-tcp 10.96.0.5 . 80 . 0 -> 10.244.0.1 . 8080",
+                "endpoints-tcp 10.96.0.5 . 80 . 1 -> 10.244.0.2 . 8080",
                 "cluster-addresses 10.96.0.5 -> ",
                 "hairpins 10.244.0.1 . 10.244.0.1 -> ",
             ],
@@ -407,17 +426,17 @@ pub mod tests {
         let mut touched = Touched::new();
         table.set(&key, part(json!({}), "10.244.0.1 10.244.0.3"), &mut touched);
         let names: Vec<_> = touched.keys().collect();
-        assert_eq!(names, [&Name::Element(Map::Endpoints, "10.96.0.5 . tcp . 80 . 1".to_owned())]);
+        assert_eq!(names, [&Name::Element(Map::Endpoints(Protocol::Tcp), "10.96.0.5 . 80 . 1".to_owned())]);
     }
 
     #[test]
     fn what_two_services_want_stays_until_both_are_gone() {
         let (a, b) = (Key::new("ns", "a"), Key::new("ns", "b"));
-        let chain = Name::Chain("cluster-1".to_owned());
+        let chain = Name::Chain("cluster-tcp-1".to_owned());
         let mut table = Table::default();
         table.set(&b, part(json!({}), "10.244.0.9"), &mut Touched::new());
         table.set(&a, part(json!({}), "10.244.0.1"), &mut Touched::new());
-        let endpoint = Name::Element(Map::Endpoints, "10.96.0.5 . tcp . 80 . 0".to_owned());
+        let endpoint = Name::Element(Map::Endpoints(Protocol::Tcp), "10.96.0.5 . 80 . 0".to_owned());
         assert_eq!(table.get(&endpoint).unwrap(), &["10.244.0.1 . 8080"], "the first by name decides");
         table.set(&a, Part::new(), &mut Touched::new());
         assert_eq!(table.get(&endpoint).unwrap(), &["10.244.0.9 . 8080"]);

@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Command, Stdio},
     thread,
     time::Duration,
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     layout::{
         Layout, Table, Touched,
-        tests::{layout, part},
+        tests::{layout, part, udp_part},
     },
     render,
 };
@@ -93,8 +93,7 @@ fn normal(object: &Value) -> String {
             elements.sort_by_key(ToString::to_string);
         }
     }
-    // nft guesses at times which protocol a port is of; the kernel does not know.
-    object.to_string().replace(r#""field":"dport","protocol":"tcp""#, r#""field":"dport","protocol":"th""#)
+    object.to_string()
 }
 
 /// Lines that only one of both has.
@@ -166,8 +165,14 @@ fn the_other_family_loads_too() {
     namespace.load(&render::nothing(&layout));
 }
 
-/// Servers on loopback addresses that answer with their own address.
+/// Servers by TCP and UDP that answer with their own address.
 fn serve(address: SocketAddr) {
+    let packets = UdpSocket::bind(address).unwrap();
+    thread::spawn(move || {
+        while let Ok((_, client)) = packets.recv_from(&mut [0; 16]) {
+            let _ = packets.send_to(address.ip().to_string().as_bytes(), client);
+        }
+    });
     let listener = TcpListener::bind(address).unwrap();
     thread::spawn(move || {
         while let Ok((mut socket, _)) = listener.accept() {
@@ -182,6 +187,19 @@ fn ask(address: &str) -> Result<String, std::io::ErrorKind> {
     let mut answer = String::new();
     socket.read_to_string(&mut answer).map_err(|error| error.kind())?;
     Ok(answer)
+}
+
+/// The same by UDP, from a new port each time.
+fn ask_by_udp(address: &str) -> Result<String, std::io::ErrorKind> {
+    let ask = || {
+        let socket = UdpSocket::bind("0.0.0.0:0")?;
+        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.send_to(b"?", address)?;
+        let mut answer = [0; 64];
+        let (length, _) = socket.recv_from(&mut answer)?;
+        Ok(String::from_utf8_lossy(&answer[..length]).into_owned())
+    };
+    ask().map_err(|error: std::io::Error| error.kind())
 }
 
 #[test]
@@ -199,6 +217,10 @@ fn connections_are_spread_and_refused() {
     let key = Key::new("ns", "web");
     let node_port = json!({"type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]});
     table.set(&key, service(node_port), &mut Touched::new());
+    let single = part(json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"]}), "10.244.0.2");
+    table.set(&Key::new("ns", "single"), single, &mut Touched::new());
+    let by_udp = udp_part("10.96.0.8", "10.244.0.1 10.244.0.2");
+    table.set(&Key::new("ns", "udp"), by_udp, &mut Touched::new());
     let empty = part(json!({"clusterIP": "10.96.0.9", "clusterIPs": ["10.96.0.9"]}), "");
     table.set(&Key::new("ns", "empty"), empty, &mut Touched::new());
     namespace.load(&render::whole(&layout, &table));
@@ -212,11 +234,16 @@ fn connections_are_spread_and_refused() {
                 *counts.entry((address, ask(address))).or_insert(0) += 1;
             }
         }
+        for _ in 0..60 {
+            let address = "10.96.0.8:80";
+            *counts.entry((address, ask_by_udp(address))).or_insert(0) += 1;
+        }
+        assert_eq!(ask("10.96.0.7:80"), Ok("10.244.0.2".to_owned()));
         let refused = ["10.96.0.9:80", "10.96.0.5:81", "127.0.0.1:30080"].map(ask);
         (counts, refused)
     });
     let (counts, refused) = seen;
-    for address in ["10.96.0.5:80", "10.244.0.1:30080"] {
+    for address in ["10.96.0.5:80", "10.244.0.1:30080", "10.96.0.8:80"] {
         for ip in ["10.244.0.1", "10.244.0.2"] {
             let count = counts.get(&(address, Ok(ip.to_owned()))).copied().unwrap_or_default();
             assert!((10..=50).contains(&count), "{address} to {ip}: {count} of 60: {counts:?}");

@@ -157,7 +157,6 @@ fn frame(layout: &Layout) -> String {
     text
 }
 
-/// nft 1.0.6 cannot read back a map whose values are typed by `th dport`; `tcp dport` has the same type, and any protocol may use it.
 fn declaration(map: Map, table: &str, ip: &str, address: &str) -> String {
     let (kind, types) = match map {
         Map::Services | Map::InsideServices | Map::NoEndpoints => {
@@ -166,12 +165,13 @@ fn declaration(map: Map, table: &str, ip: &str, address: &str) -> String {
         Map::NodePorts | Map::InsideNodePorts | Map::NoEndpointNodePorts => {
             ("map", "type inet_proto . inet_service : verdict".to_owned())
         }
-        Map::Endpoints => (
-            "map",
-            format!("typeof {ip} daddr . meta l4proto . th dport . numgen random mod 2 : {ip} daddr . tcp dport"),
-        ),
-        Map::NodePortEndpoints => {
-            ("map", format!("typeof meta l4proto . th dport . numgen random mod 2 : {ip} daddr . tcp dport"))
+        Map::Endpoints(protocol) => {
+            let port = format!("{} dport", protocol.name());
+            ("map", format!("typeof {ip} daddr . {port} . numgen random mod 2 : {ip} daddr . {port}"))
+        }
+        Map::NodePortEndpoints(protocol) => {
+            let port = format!("{} dport", protocol.name());
+            ("map", format!("typeof {port} . numgen random mod 2 : {ip} daddr . {port}"))
         }
         Map::ClusterAddresses => ("set", format!("type {address}")),
         Map::Hairpins => ("set", format!("type {address} . {address}")),
@@ -250,8 +250,8 @@ mod tests {
             "10.244.0.1 10.244.0.2",
             "10.244.0.1 10.244.0.3",
             &[
-                "delete element ip kube-proxy endpoints { 10.96.0.5 . tcp . 80 . 1 }",
-                "add element ip kube-proxy endpoints { 10.96.0.5 . tcp . 80 . 1 : 10.244.0.3 . 8080 }",
+                "delete element ip kube-proxy endpoints-tcp { 10.96.0.5 . 80 . 1 }",
+                "add element ip kube-proxy endpoints-tcp { 10.96.0.5 . 80 . 1 : 10.244.0.3 . 8080 }",
             ],
         );
     }
@@ -262,11 +262,11 @@ mod tests {
             "10.244.0.1",
             "",
             &[
-                "flush chain ip kube-proxy cluster-1",
+                "flush chain ip kube-proxy cluster-tcp-1",
                 "delete element ip kube-proxy services { 10.96.0.5 . tcp . 80 }",
-                "delete element ip kube-proxy endpoints { 10.96.0.5 . tcp . 80 . 0 }",
+                "delete element ip kube-proxy endpoints-tcp { 10.96.0.5 . 80 . 0 }",
                 "add element ip kube-proxy no-endpoints { 10.96.0.5 . tcp . 80 : goto refuse }",
-                "delete chain ip kube-proxy cluster-1",
+                "delete chain ip kube-proxy cluster-tcp-1",
             ],
         );
     }

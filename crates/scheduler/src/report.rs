@@ -2,7 +2,7 @@
 //! the decision gave.
 
 use api_types::{
-    jiff::{Timestamp, Unit},
+    jiff::Timestamp,
     k8s::core::{ObjectReference, Pod},
 };
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ pub fn patch(pod: &Pod, finding: &Finding, now: Timestamp) -> Option<Value> {
 
 /// Times of conditions are whole seconds.
 pub fn second(time: Timestamp) -> String {
-    time.round(Unit::Second).unwrap_or(time).to_string()
+    Timestamp::from_second(time.as_second()).unwrap_or(time).to_string()
 }
 
 /// Names the pod in an event.
