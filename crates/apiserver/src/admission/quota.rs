@@ -46,7 +46,8 @@ pub(super) fn validate(attributes: &Attributes, object: Option<&Value>, reader: 
             continue;
         }
         let name = text_at(&quota, "/metadata/name");
-        let hard: Usage = map(&quota["spec"], "hard").filter_map(|(name, amount)| parsed(name, amount)).collect();
+        // As upstream has it, a quota binds from when its controller has taken note of it.
+        let hard: Usage = map(&quota["status"], "hard").filter_map(|(name, amount)| parsed(name, amount)).collect();
         if resource == &resources::POD && attributes.operation == Operation::Create {
             missing
                 .extend(unspecified(object, &hard).map(|names| format!("failed quota: {name}: must specify {names}")));
@@ -304,8 +305,9 @@ mod tests {
     };
 
     fn quota(spec: Value) -> Objects {
-        Objects::default()
-            .with(resources::RESOURCE_QUOTA, json!({"metadata": {"name": "q", "namespace": "n"}, "spec": spec}))
+        let status = json!({ "hard": spec["hard"] });
+        let quota = json!({"metadata": {"name": "q", "namespace": "n"}, "spec": spec, "status": status});
+        Objects::default().with(resources::RESOURCE_QUOTA, quota)
     }
 
     fn pod(name: &str, cpu: &str) -> Value {

@@ -116,6 +116,10 @@ fn autoscaler_to_v1(autoscaler: &mut Value) {
             annotations.insert((*annotation).to_owned(), aside.unwrap_or_default().to_string().into());
         }
     }
+    // v1 shows this even when it is zero.
+    if let Some(status) = autoscaler.get_mut("status").and_then(Value::as_object_mut) {
+        status.entry("currentReplicas").or_insert(0.into());
+    }
     set_type(autoscaler, "autoscaling/v1", "HorizontalPodAutoscaler");
 }
 
