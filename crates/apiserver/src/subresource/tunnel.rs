@@ -176,9 +176,14 @@ impl Dialer {
         request: Request<UnsyncBoxBody<Bytes, BodyError>>,
     ) -> Result<Response<Incoming>, ApiError> {
         check_destination(to, trust, self.own).map_err(ApiError::bad_request)?;
-        let failed = |what: &str, why: &dyn std::fmt::Display| ApiError::internal(format!("error {what} {to}: {why}"));
-        let stream = within(TcpStream::connect(to)).await.map_err(|why| failed("dialing backend", &why))?;
-        stream.set_nodelay(true).map_err(|why| failed("dialing backend", &why))?;
+        let failed = |what: &str, why: &dyn std::fmt::Display| match trust {
+            Trust::Kubelet => ApiError::internal(format!("error {what} backend {to}: {why}")),
+            Trust::Unverified | Trust::Plain => {
+                ApiError::unavailable(format!("error trying to reach service: {what} {to}: {why}"))
+            }
+        };
+        let stream = within(TcpStream::connect(to)).await.map_err(|why| failed("dialing", &why))?;
+        stream.set_nodelay(true).map_err(|why| failed("dialing", &why))?;
         let config = match trust {
             Trust::Kubelet => &self.kubelet,
             Trust::Unverified => &self.unverified,
@@ -449,6 +454,56 @@ mod tests {
         assert_eq!(response.status(), StatusCode::FOUND);
         drop(response);
         assert_eq!(task.await.expect("ended"), "");
+    }
+
+    /// Sends `bytes` through a server that relays to `to`, and returns what comes back until silence.
+    async fn through_relay(to: SocketAddr, bytes: &[u8], until: &str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let at = listener.local_addr().expect("bound");
+        let dialer = Arc::new(dialer());
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("a client");
+            let service = hyper::service::service_fn(move |request| {
+                let dialer = dialer.clone();
+                async move { dialer.relay(to, Trust::Plain, "/x", request).await }
+            });
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            // The test's client goes without a farewell.
+            let _ = connection.with_upgrades().await;
+        });
+        let mut client = TcpStream::connect(at).await.expect("a server");
+        client.write_all(bytes).await.expect("sent");
+        let mut got = String::new();
+        while !got.contains(until) {
+            let mut some = [0; 1024];
+            let n = client.read(&mut some).await.expect("an answer");
+            assert!(n > 0, "closed after {got:?}");
+            got.push_str(&String::from_utf8_lossy(&some[..n]));
+        }
+        drop(client);
+        server.await.expect("served");
+        got
+    }
+
+    const UPGRADE: &str = "GET /exec HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+    /// CVE-2018-1002105: what follows a refused upgrade must not reach the backend.
+    #[tokio::test]
+    async fn a_refused_upgrade_opens_nothing() {
+        let (at, task) = backend("HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\n\r\nnever").await;
+        let smuggled = format!("{UPGRADE}GET /smuggled HTTP/1.1\r\nHost: h\r\n\r\n");
+        let got = through_relay(at, smuggled.as_bytes(), "never").await;
+        assert!(got.starts_with("HTTP/1.1 400"), "{got}");
+        assert_eq!(task.await.expect("ended"), "");
+    }
+
+    #[tokio::test]
+    async fn an_accepted_upgrade_is_a_tunnel() {
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello";
+        let (at, task) = backend(answer).await;
+        let got = through_relay(at, format!("{UPGRADE}over").as_bytes(), "hello").await;
+        assert!(got.starts_with("HTTP/1.1 101"), "{got}");
+        assert_eq!(task.await.expect("ended"), "over");
     }
 
     #[tokio::test]
