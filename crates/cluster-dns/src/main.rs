@@ -1,18 +1,15 @@
 //! cluster-dns: answers for the names of Services and pods, and hands on the rest.
 
 mod answer;
+mod flags;
 mod follow;
 mod forward;
 mod metrics;
 mod serve;
 mod zone;
 
-use std::{net::SocketAddr, path::PathBuf};
-
 use anyhow::Context;
-use clap::Parser;
 use daemon::{
-    ClientFlags, LogFlags,
     metrics::{CONTENT_TYPE, Registry},
     plain,
     serve::{bind, reply, text},
@@ -21,38 +18,9 @@ use http::StatusCode;
 
 const NAME: &str = "cluster-dns";
 
-#[derive(Debug, Parser)]
-#[command(name = NAME, version, about = "The cluster's DNS server.")]
-struct Flags {
-    #[command(flatten)]
-    log: LogFlags,
-    #[command(flatten)]
-    client: ClientFlags,
-    /// A file with these flags as fields.
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// The cluster's domain.
-    #[arg(long, default_value = "cluster.local")]
-    domain: String,
-    /// Where to answer by UDP and TCP.
-    #[arg(long, value_delimiter = ',', default_value = "0.0.0.0:53")]
-    listen: Vec<SocketAddr>,
-    /// Who is asked for other names: addresses, with a port or without, or a file like resolv.conf.
-    #[arg(long, value_delimiter = ',', default_value = "/etc/resolv.conf")]
-    forward: Vec<String>,
-    /// Where `/health` says that the process lives.
-    #[arg(long, default_value = "0.0.0.0:8080")]
-    health_address: SocketAddr,
-    /// Where `/ready` says that the zone is complete.
-    #[arg(long, default_value = "0.0.0.0:8181")]
-    ready_address: SocketAddr,
-    #[arg(long, default_value = "0.0.0.0:9153")]
-    metrics_address: SocketAddr,
-}
-
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let flags: Flags = daemon::flags::parse_with_config(&[]);
+    let flags: flags::Flags = daemon::flags::parse_with_config(&[]);
     daemon::start(NAME, &flags.log);
     let shutdown = daemon::shutdown();
     let client = flags.client.client(NAME).context("cannot reach the cluster: give a valid --kubeconfig")?;

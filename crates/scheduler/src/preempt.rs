@@ -84,13 +84,13 @@ fn candidate<'a>(
     prepared: &Prepared,
     budgets: &[Budget],
 ) -> Result<Candidate<'a>, Vec<String>> {
-    let mut emptied = node.clone();
-    let mut prepared = prepared.clone();
     let lower = |pod: &&Arc<PodFacts>| pod.priority.value < scene.pod.priority.value;
     let mut possible: Vec<Arc<PodFacts>> = node.load.pods.iter().filter(lower).cloned().collect();
     if possible.is_empty() {
         return Err(vec!["No preemption victims found for incoming pod".to_owned()]);
     }
+    let mut emptied = node.clone();
+    let mut prepared = prepared.clone();
     for pod in &possible {
         emptied.load.remove(&pod.id.uid);
         prepared.without(scene, pod, node);

@@ -35,7 +35,7 @@ pub enum Hint {
     NodeTaints,
     /// A bound pod appeared or changed its labels.
     PodPlaced,
-    /// A bound pod is gone, or finished.
+    /// A bound pod is gone, finished, or takes other amounts.
     PodGone,
     Volumes,
     Namespaces,

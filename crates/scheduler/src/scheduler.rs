@@ -151,8 +151,8 @@ impl Scheduler {
             if self.queue.get(key).is_some_and(|waiting| waiting.id.uid == uid) {
                 self.queue.remove(key);
             }
-            self.snapshot.withdraw(uid);
-            if self.snapshot.remove_pod(uid) {
+            let had_waited = self.snapshot.withdraw(uid);
+            if self.snapshot.remove_pod(uid) || had_waited {
                 hints.insert(Hint::PodGone);
             }
             self.doers.ledger.explain(ObjectRef::new(&resources::POD, key), Vec::new());
@@ -161,8 +161,14 @@ impl Scheduler {
         if !facts.place.node.is_empty() {
             self.queue.remove(key);
             self.snapshot.withdraw(uid);
-            if self.snapshot.place(facts) {
-                hints.insert(Hint::PodPlaced);
+            match self.snapshot.place(Arc::clone(&facts)) {
+                Some(before) if before.needs.resources != facts.needs.resources => {
+                    hints.insert(Hint::PodGone);
+                }
+                Some(before) if before.labels == facts.labels => {}
+                Some(_) | None => {
+                    hints.insert(Hint::PodPlaced);
+                }
             }
             return;
         }

@@ -87,8 +87,8 @@ impl Snapshot {
         }
     }
 
-    /// Takes in a bound pod as the server shows it. True if it was not counted there before.
-    pub fn place(&mut self, pod: Arc<PodFacts>) -> bool {
+    /// Takes in a bound pod as the server shows it. Gives it as it was counted on that node before.
+    pub fn place(&mut self, pod: Arc<PodFacts>) -> Option<Arc<PodFacts>> {
         let node = pod.place.node.clone();
         self.put(pod, node, false)
     }
@@ -105,13 +105,12 @@ impl Snapshot {
         }
     }
 
-    fn put(&mut self, pod: Arc<PodFacts>, node: String, assumed: bool) -> bool {
-        let before = self.take(&pod.id.uid);
-        let is_new = before.as_deref() != Some(node.as_str());
+    fn put(&mut self, pod: Arc<PodFacts>, node: String, assumed: bool) -> Option<Arc<PodFacts>> {
+        let before = self.take(&pod.id.uid).filter(|(there, _)| *there == node);
         let uid = pod.id.uid.clone();
         self.load_mut(&node).add(pod);
         self.placed.insert(uid, Placed { node, assumed });
-        is_new
+        before.map(|(_, pod)| pod)
     }
 
     /// True if the pod was counted somewhere.
@@ -119,14 +118,14 @@ impl Snapshot {
         self.take(uid).is_some()
     }
 
-    /// Takes the pod off its node; gives the node's name.
-    fn take(&mut self, uid: &str) -> Option<String> {
+    /// Takes the pod off its node; gives both.
+    fn take(&mut self, uid: &str) -> Option<(String, Arc<PodFacts>)> {
         let node = self.placed.remove(uid)?.node;
-        self.load_mut(&node).remove(uid);
+        let pod = self.load_mut(&node).remove(uid);
         if self.homeless.get(&node).is_some_and(|load| load.pods.is_empty()) {
             self.homeless.remove(&node);
         }
-        Some(node)
+        Some((node, pod?))
     }
 
     fn load_mut(&mut self, node: &str) -> &mut Load {
@@ -152,12 +151,16 @@ impl Snapshot {
         self.nominated.entry(node.to_owned()).or_default().push(pod);
     }
 
-    /// Ends the wait of a pod.
-    pub fn withdraw(&mut self, uid: &str) {
+    /// Ends the wait of a pod. True if it had waited: others may have its place.
+    pub fn withdraw(&mut self, uid: &str) -> bool {
+        let mut had_waited = false;
         self.nominated.retain(|_, pods| {
+            let before = pods.len();
             pods.retain(|pod| pod.id.uid != uid);
+            had_waited |= pods.len() < before;
             !pods.is_empty()
         });
+        had_waited
     }
 
     /// Pods that wait for room on `node`.
@@ -201,7 +204,7 @@ mod tests {
         let mut snapshot = Snapshot::default();
         snapshot.set_node(node("n"));
         snapshot.assume(pod("a", "", 100), "n");
-        assert!(!snapshot.place(pod("a", "n", 100)));
+        assert!(snapshot.place(pod("a", "n", 100)).is_some());
         assert_eq!(cpu(&snapshot), [("n".to_owned(), 100)]);
         snapshot.forget("a");
         assert_eq!(cpu(&snapshot), [("n".to_owned(), 100)], "what the server shows stays");
