@@ -179,6 +179,45 @@ mod tests {
         assert_eq!(public[0].jwk["kid"], public[0].id.as_str());
     }
 
+    fn pem(label: &str, der: &[u8]) -> String {
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
+    }
+
+    /// The key inside a PKCS #8 wrapping: PKCS #1 or SEC 1.
+    fn unwrapped(pkcs8: &[u8]) -> Vec<u8> {
+        let (_, outer) = x509_parser::der_parser::parse_der(pkcs8).expect("DER");
+        outer.as_sequence().expect("a sequence")[2].as_slice().expect("an octet string").to_vec()
+    }
+
+    fn signs_for(signing: &SigningKey, public: &PublicKey) {
+        let header = jsonwebtoken::Header::new(signing.public.algorithm);
+        let token = jsonwebtoken::encode(&header, &json!({"exp": u32::MAX}), &signing.encoding).expect("signs");
+        let validation = jsonwebtoken::Validation::new(public.algorithm);
+        jsonwebtoken::decode::<Value>(&token, &public.decoding, &validation).expect("verifies");
+        assert_eq!(signing.public.id, public.id);
+    }
+
+    #[test]
+    fn every_form_signs_and_verifies() {
+        for (algorithm, old_label, name) in [
+            (&rcgen::PKCS_RSA_SHA256, "RSA PRIVATE KEY", "RS256"),
+            (&rcgen::PKCS_ECDSA_P256_SHA256, "EC PRIVATE KEY", "ES256"),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, "EC PRIVATE KEY", "ES384"),
+        ] {
+            let pair = rcgen::KeyPair::generate_for(algorithm).expect("a key");
+            let public = public_keys(pair.public_key_pem().as_bytes()).expect("SPKI").remove(0);
+            assert_eq!(public.jwk["alg"], name);
+            let old = pem(old_label, &unwrapped(pair.serialized_der()));
+            for private in [pair.serialize_pem(), old.clone()] {
+                signs_for(&signing_key(private.as_bytes()).expect(name), &public);
+            }
+            assert_eq!(public_keys(old.as_bytes()).expect("from the private key")[0].id, public.id);
+            let certificate = rcgen::CertificateParams::default().self_signed(&pair).expect("a certificate");
+            assert_eq!(public_keys(certificate.pem().as_bytes()).expect("a certificate")[0].id, public.id);
+        }
+    }
+
     #[test]
     fn what_is_no_key_is_refused() {
         assert!(matches!(public_keys(b""), Err(KeyError::Absent)));

@@ -401,4 +401,98 @@ mod tests {
         rbac.apply("ClusterRole", &Key::cluster("pods-view"), None);
         assert_eq!(ask(&rbac, &bob(), "get", "pods", ""), "no: ", "the source is gone");
     }
+
+    /// A small generator, so that a failure repeats.
+    struct Dice(u64);
+    impl Dice {
+        fn roll(&mut self, sides: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(self.0 >> 33).expect("31 bits") % sides
+        }
+        fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
+            of[self.roll(of.len())]
+        }
+    }
+
+    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+    const NAMESPACES: [&str; 3] = ["", "n", "m"];
+    const VERBS: [&str; 4] = ["get", "list", "delete", "*"];
+    const RESOURCES: [&str; 5] = ["pods", "pods/log", "nodes", "*", "*/log"];
+
+    /// By looking at every binding and role.
+    fn naively(roles: &[(Key, Value)], bindings: &[(Key, Value)], user: &User, asked: &Attributes<'_>) -> bool {
+        bindings.iter().filter(|(key, _)| key.namespace.is_empty() || key.namespace == asked.namespace).any(
+            |(key, binding)| {
+                let subject = &binding["subjects"][0];
+                let name = subject["name"].as_str().expect("named");
+                let is_bound = match subject["kind"].as_str() {
+                    Some("User") => user.name == name,
+                    Some("Group") => user.is_in(name),
+                    _ => {
+                        user.name
+                            == token::service_account_name(
+                                subject["namespace"].as_str().unwrap_or(&key.namespace),
+                                name,
+                            )
+                    }
+                };
+                let namespace = if binding["roleRef"]["kind"] == "Role" { key.namespace.as_str() } else { "" };
+                let role_key = Key::new(namespace, binding["roleRef"]["name"].as_str().expect("named"));
+                let role = roles.iter().rev().find(|(key, _)| *key == role_key);
+                is_bound
+                    && role.is_some_and(|(_, role)| Rule::list(&role["rules"]).iter().any(|rule| rule.allows(asked)))
+            },
+        )
+    }
+
+    #[test]
+    fn the_index_decides_as_a_naive_look_at_everything() {
+        let mut dice = Dice(1);
+        let rbac = Rbac::default();
+        let (mut roles, mut bindings): (Vec<(Key, Value)>, Vec<(Key, Value)>) = (Vec::new(), Vec::new());
+        for _ in 0..60 {
+            let key = Key::new(dice.pick(&NAMESPACES), dice.pick(&NAMES));
+            let rule = json!({"verbs": [dice.pick(&VERBS)], "apiGroups": [""], "resources": [dice.pick(&RESOURCES)]});
+            let role = json!({"rules": [rule]});
+            rbac.apply(if key.namespace.is_empty() { "ClusterRole" } else { "Role" }, &key, Some(&role));
+            roles.push((key, role));
+        }
+        for n in 0..60 {
+            let key = Key::new(dice.pick(&NAMESPACES), format!("b{n}"));
+            let kind = if key.namespace.is_empty() { "ClusterRole" } else { dice.pick(&["Role", "ClusterRole"]) };
+            let mut subject =
+                json!({"kind": dice.pick(&["User", "Group", "ServiceAccount"]), "name": dice.pick(&NAMES)});
+            if key.namespace.is_empty() && subject["kind"] == "ServiceAccount" {
+                subject["namespace"] = json!("n");
+            }
+            let binding = json!({"roleRef": {"kind": kind, "name": dice.pick(&NAMES)}, "subjects": [subject]});
+            let what = if key.namespace.is_empty() { "ClusterRoleBinding" } else { "RoleBinding" };
+            rbac.apply(what, &key, Some(&binding));
+            if dice.roll(4) == 0 {
+                rbac.apply(what, &key, None);
+            } else {
+                bindings.push((key, binding));
+            }
+        }
+        let mut allowed = 0;
+        for n in 0..10_000 {
+            let name = dice.pick(&NAMES);
+            let user = match dice.roll(2) {
+                0 => User::new(name, &[dice.pick(&NAMES)]),
+                _ => User::new(token::service_account_name(dice.pick(&["n", "m"]), name), &[]),
+            };
+            let asked = Attributes {
+                verb: dice.pick(&VERBS[..3]),
+                resource: dice.pick(&["pods", "nodes"]),
+                subresource: dice.pick(&["", "log"]),
+                namespace: dice.pick(&NAMESPACES),
+                resource_request: true,
+                ..Attributes::default()
+            };
+            let decision = matches!(rbac.authorize(&user, &asked), Decision::Allow { .. });
+            assert_eq!(decision, naively(&roles, &bindings, &user, &asked), "query {n}: {user:?} {asked:?}");
+            allowed += usize::from(decision);
+        }
+        assert!((1000..9000).contains(&allowed), "{allowed} allowed: the dice are loaded");
+    }
 }
