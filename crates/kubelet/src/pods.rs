@@ -6,8 +6,9 @@ use std::{
     time::Duration,
 };
 
-use api_types::{Key, Object, k8s::core::Pod};
+use api_types::{Key, Object, jiff::Timestamp, k8s::core::Pod};
 use client::Change;
+use daemon::diagnosis::ObjectRef;
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -46,10 +47,22 @@ impl Pods {
         if static_pods::is_mirror(change.object()) {
             return;
         }
-        match change {
-            Change::Added(pod) | Change::Updated { new: pod, .. } => self.put(host, pod.clone()),
-            Change::Deleted(pod) => self.put_gone(pod.uid()),
-        }
+        let event = match change {
+            Change::Added(pod) => {
+                self.put(host, pod.clone());
+                "Added"
+            }
+            Change::Updated { new, .. } => {
+                self.put(host, new.clone());
+                "Modified"
+            }
+            Change::Deleted(pod) => {
+                self.put_gone(pod.uid());
+                "Deleted"
+            }
+        };
+        let pod = change.object();
+        host.ledger.saw(ObjectRef::of(pod.as_ref()), event, pod.resource_version(), Timestamp::now());
     }
 
     pub fn put(self: &Arc<Self>, host: &Arc<Host>, pod: Arc<Pod>) {

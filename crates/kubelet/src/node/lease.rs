@@ -66,13 +66,13 @@ async fn try_to_renew(client: &Client, node: &str, held: Option<Lease>) -> Resul
             client.update(&lease).await
         }
         None => {
-            let mut lease = Lease::default();
-            lease.metadata = ObjectMeta {
+            let metadata = ObjectMeta {
                 name: Some(node.to_owned()),
                 namespace: Some(NAMESPACE.to_owned()),
                 owner_references: owner(client, node).await,
                 ..ObjectMeta::default()
             };
+            let mut lease = Lease { metadata, ..Lease::default() };
             renewed(&mut lease, node, Timestamp::now());
             client.create(&lease).await
         }

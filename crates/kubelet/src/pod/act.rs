@@ -40,6 +40,16 @@ impl Refusal {
     }
 }
 
+/// Where a container is started, and as what.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub sandbox_id: String,
+    pub attempt: u32,
+    pub hash: String,
+    /// The running container whose processes an ephemeral one wants to see.
+    pub target_id: Option<String>,
+}
+
 /// One pod on its host.
 #[derive(Clone)]
 pub struct Scene {
@@ -145,13 +155,7 @@ impl Scene {
     }
 
     /// Pull, create, start, postStart hook.
-    pub async fn start(
-        &self,
-        container: &Container,
-        sandbox_id: &str,
-        attempt: u32,
-        hash: &str,
-    ) -> Result<(), Refusal> {
+    pub async fn start(&self, container: &Container, place: &Place) -> Result<(), Refusal> {
         let Scene { host, pod, ips } = self;
         let fail = |reason: &str, message: String| {
             self.host.event(pod, &container.name, EventKind::Warning, "Failed", format!("Error: {message}"));
@@ -161,7 +165,16 @@ impl Scene {
             self.host.event(pod, &container.name, EventKind::Warning, "Failed", format!("Error: {}", error.reason));
             Refusal::new(error.reason, error)
         })?;
-        let request = container::Request { pod, container, sandbox_id, attempt, hash, ips, image: &image };
+        let request = container::Request {
+            pod,
+            container,
+            sandbox_id: &place.sandbox_id,
+            attempt: place.attempt,
+            hash: &place.hash,
+            target_id: place.target_id.as_deref(),
+            ips,
+            image: &image,
+        };
         let spec =
             container::spec(host, &request).await.map_err(|message| fail("CreateContainerConfigError", message))?;
         let created = host.runtime.create_container(&spec).await;

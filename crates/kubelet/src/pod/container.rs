@@ -36,6 +36,8 @@ pub struct Request<'a> {
     pub sandbox_id: &'a str,
     pub attempt: u32,
     pub hash: &'a str,
+    /// The running container whose processes an ephemeral one wants to see.
+    pub target_id: Option<&'a str>,
     pub ips: &'a [IpAddr],
     pub image: &'a Image,
 }
@@ -86,10 +88,11 @@ pub async fn spec(host: &Host, request: &Request<'_>) -> Result<ContainerSpec, S
             stdin: container.stdin.unwrap_or_default(),
             stdin_once: container.stdin_once.unwrap_or_default(),
         },
-        pid: match (pod_spec.host_pid, pod_spec.share_process_namespace) {
-            (Some(true), _) => PidNamespace::Host,
-            (_, Some(true)) => PidNamespace::Sandbox,
-            (_, _) => PidNamespace::Own,
+        pid: match (pod_spec.host_pid, pod_spec.share_process_namespace, request.target_id) {
+            (Some(true), _, _) => PidNamespace::Host,
+            (_, Some(true), _) => PidNamespace::Sandbox,
+            (_, _, Some(id)) => PidNamespace::Container(id.to_owned()),
+            (_, _, None) => PidNamespace::Own,
         },
         host_ipc: pod_spec.host_ipc.unwrap_or_default(),
         termination_file: Some(termination_file),

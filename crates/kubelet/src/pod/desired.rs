@@ -140,6 +140,23 @@ fn wish(container: &Container, role: Role, restart: Restart) -> Wish {
     }
 }
 
+/// The container that an ephemeral one is to debug.
+pub fn target_of<'a>(pod: &'a Pod, name: &str) -> Option<&'a str> {
+    let ephemeral = pod.spec.as_ref()?.ephemeral_containers.as_ref()?;
+    ephemeral.iter().find(|container| container.name == name)?.target_container_name.as_deref()
+}
+
+/// A container of any list by its name; an ephemeral one has the same fields.
+pub fn container_of(pod: &Pod, name: &str) -> Option<Container> {
+    let spec = pod.spec.as_ref()?;
+    let mut plain = spec.containers.iter().chain(spec.init_containers.iter().flatten());
+    if let Some(container) = plain.find(|container| container.name == name) {
+        return Some(container.clone());
+    }
+    let ephemeral = spec.ephemeral_containers.iter().flatten().find(|container| container.name == name)?;
+    serde_json::from_value(serde_json::to_value(ephemeral).ok()?).ok()
+}
+
 /// Over the only fields of a running pod's containers whose change needs a new container.
 ///
 /// Source: `pickFieldsToHash` in pkg/kubelet/container.

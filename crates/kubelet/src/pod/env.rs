@@ -219,7 +219,8 @@ pub fn service_variables<'a>(services: impl Iterator<Item = &'a Service>) -> BTr
 /// `NAME=value` lines of an env file; comments and blank lines are skipped, matching quotes around a value are taken off.
 pub fn env_file_value(content: &str, key: &str) -> Option<String> {
     let lines = content.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    let value = lines.filter_map(|line| line.split_once('=')).filter(|(name, _)| name.trim() == key).last()?.1.trim();
+    // The last one of a name counts.
+    let value = lines.rev().filter_map(|line| line.split_once('=')).find(|(name, _)| name.trim() == key)?.1.trim();
     let quoted = |quote: char| value.strip_prefix(quote).and_then(|value| value.strip_suffix(quote));
     Some(quoted('\'').or_else(|| quoted('"')).unwrap_or(value).to_owned())
 }

@@ -9,8 +9,8 @@ use api_types::k8s::core::{ContainerStatus, Pod};
 use futures::StreamExt;
 
 use super::{
+    desired::container_of,
     observed::{Observed, Sandbox},
-    worker::container_of,
 };
 use crate::{
     host::Host,

@@ -11,14 +11,14 @@ use api_types::{
     k8s::{
         core::{
             ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-            HostIP, Pod, PodCondition, PodIP, PodStatus,
+            HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements,
         },
         meta::Time,
     },
 };
 
 use super::{
-    desired::{Desired, Lifecycle, Role, Wish},
+    desired::{Desired, Lifecycle, Role, Wish, container_of},
     observed::{Observed, Sandbox},
     resources,
     steps::{Plan, Waiting},
@@ -116,6 +116,8 @@ fn container_status(facts: &Facts, wish: &Wish, old: Option<&ContainerStatus>) -
     };
     let old_last = old.and_then(|old| old.last_state.clone()).filter(|state| *state != ContainerState::default());
     let started = is_started(facts, wish, newest, old);
+    let resources = container_of(facts.pod, &wish.name).and_then(|container| container.resources);
+    let resources = resources.filter(|resources| newest.is_running() && *resources != ResourceRequirements::default());
     ContainerStatus {
         name: wish.name.clone(),
         container_id: Some(container_id(newest)),
@@ -125,6 +127,8 @@ fn container_status(facts: &Facts, wish: &Wish, old: Option<&ContainerStatus>) -
         started: Some(started),
         restart_count: i32::try_from(newest.attempt).unwrap_or(i32::MAX).max(old.map_or(0, |old| old.restart_count)),
         state: Some(state),
+        allocated_resources: resources.as_ref().and_then(|resources| resources.requests.clone()),
+        resources,
         last_state: last_state.map(terminated_state).or(old_last).or_else(|| Some(ContainerState::default())),
         ..old.cloned().unwrap_or_default()
     }
@@ -220,7 +224,7 @@ fn terminated(facts: &Facts, container: &Container, exit: &Exit) -> ContainerSta
         exit_code: exit.code,
         reason: Some(reason.to_owned()),
         message,
-        started_at: exit.started_at.map(Time).or_else(|| Some(Time(Timestamp::UNIX_EPOCH))),
+        started_at: exit.started_at.map(Time).or(Some(Time(Timestamp::UNIX_EPOCH))),
         finished_at: Some(Time(exit.finished_at)),
         signal: (killed && exit.oom_killed).then_some(exit.code - SIGNAL_EXIT_CODE_BASE),
     }
@@ -282,7 +286,7 @@ fn phase(facts: &Facts, init: &[ContainerStatus], main: &[ContainerStatus]) -> &
     }
     let sidecar_pending = wishes(Role::Sidecar).any(|wish| {
         let status = init.iter().find(|status| status.name == wish.name);
-        !status.is_some_and(|status| status.started == Some(true))
+        status.is_none_or(|status| status.started != Some(true))
     });
     let sidecar_alive = wishes(Role::Sidecar).any(|wish| find(init, &wish.name) == Kind::Running);
     let kinds: Vec<(&Wish, Kind)> = wishes(Role::Main).map(|wish| (wish, find(main, &wish.name))).collect();

@@ -21,9 +21,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    act::{self, Refusal, Scene},
+    act::{self, Place, Refusal, Scene},
     backoff::{self, Backoff},
-    desired::{self, Desired, Lifecycle},
+    desired::{self, Desired, Lifecycle, container_of, target_of},
     look,
     observed::{Doing, Failure, Memory, Observed, Sandbox, Volumes, Work},
     report::{self, Told},
@@ -397,9 +397,16 @@ impl Worker {
                 let Sandbox::Ready { id: sandbox_id, .. } = sandbox.clone() else { return };
                 let Some(container) = container_of(pod, &name) else { return };
                 let hash = desired.containers.iter().find(|wish| wish.name == name).map(|wish| wish.hash.clone());
+                let target = target_of(pod, &name).and_then(|target| observed.newest(target));
+                let place = Place {
+                    sandbox_id,
+                    attempt,
+                    hash: hash.unwrap_or_default(),
+                    target_id: target.filter(|target| target.is_running()).map(|target| target.id.clone()),
+                };
                 self.count_restart(&name, observed, now);
                 self.spawn(Work::Container(name.clone()), Doing::Start, async move {
-                    let result = scene.start(&container, &sandbox_id, attempt, &hash.unwrap_or_default()).await;
+                    let result = scene.start(&container, &place).await;
                     Ended::Started { name, result }
                 });
             }
@@ -524,15 +531,4 @@ fn orphan(identity: &PodIdentity) -> (Arc<Pod>, Desired) {
     let mut desired = desired::desired(&pod, Timestamp::UNIX_EPOCH);
     desired.lifecycle = Lifecycle::Gone;
     (Arc::new(pod), desired)
-}
-
-/// A container of any list by its name; an ephemeral one has the same fields.
-pub fn container_of(pod: &Pod, name: &str) -> Option<Container> {
-    let spec = pod.spec.as_ref()?;
-    let mut plain = spec.containers.iter().chain(spec.init_containers.iter().flatten());
-    if let Some(container) = plain.find(|container| container.name == name) {
-        return Some(container.clone());
-    }
-    let ephemeral = spec.ephemeral_containers.iter().flatten().find(|container| container.name == name)?;
-    serde_json::from_value(serde_json::to_value(ephemeral).ok()?).ok()
 }

@@ -183,12 +183,14 @@ pub struct Terminal {
     pub stdin_once: bool,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum PidNamespace {
     #[default]
     Own,
     Sandbox,
     Host,
+    /// That of another container, by its id: a debugger sees its target's processes.
+    Container(String),
 }
 
 /// An image that is on the machine.

@@ -84,9 +84,10 @@ fn host_config(spec: &ContainerSpec) -> HostConfig {
     HostConfig {
         network_mode: Some(sandbox.clone()),
         ipc_mode: Some(if spec.host_ipc { "host".to_owned() } else { sandbox.clone() }),
-        pid_mode: match spec.pid {
+        pid_mode: match &spec.pid {
             PidNamespace::Own => None,
             PidNamespace::Sandbox => Some(sandbox),
+            PidNamespace::Container(id) => Some(format!("container:{id}")),
             PidNamespace::Host => Some("host".to_owned()),
         },
         mounts: Some(spec.mounts.iter().map(mount).collect()),
