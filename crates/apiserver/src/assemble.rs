@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    admission,
     allocate::{self, Allocator},
     authn::{
         Authenticator,
@@ -22,6 +23,7 @@ use crate::{
     store::{
         Store,
         etcd::{self, Etcd},
+        timed::Timed,
     },
     subresource::tunnel::{Dialer, KubeletFiles},
     tasks,
@@ -31,16 +33,21 @@ use crate::{
 /// Builds the server and starts what runs behind it on `tasks`. Does not wait for etcd.
 pub async fn assemble(flags: Flags, shutdown: CancellationToken, tasks: &TaskTracker) -> Result<Arc<Server>> {
     let etcd = Etcd::connect(etcd_config(&flags)?).await.context("--etcd-servers")?;
-    let store: Arc<dyn Store> = Arc::new(etcd.clone());
     let kinds = Arc::new(Kinds::built_in());
+    let metrics = Metrics::default();
+    let store: Arc<dyn Store> = Arc::new(Timed::new(etcd.clone(), kinds.clone(), metrics.clone()));
     let cache = Arc::new(Cache::new(store.clone(), kinds.clone()));
+    for name in flags.access.enable_admission_plugins.iter().chain(&flags.access.disable_admission_plugins) {
+        anyhow::ensure!(admission::is_known(name), "admission plugin {name:?} is not one of this server's");
+    }
     let modes = flags.access.authorization_mode.iter().map(|mode| mode.parse::<Mode>());
     let modes = modes.collect::<Result<Vec<Mode>, _>>().map_err(anyhow::Error::msg).context("--authorization-mode")?;
     let authorizer = Authorizer::new(modes, bootstrap::objects::node_rules(), &*cache);
     let services = &flags.services;
     let (allocator, released) =
         Allocator::new(&services.service_cluster_ip_range, services.service_node_port_range, &*cache);
-    let dialer = Dialer::new(&kubelet_files(&flags), bootstrap::own_address(&flags), shutdown.clone()).context("--kubelet-client-certificate")?;
+    let dialer = Dialer::new(&kubelet_files(&flags), bootstrap::own_address(&flags), shutdown.clone())
+        .context("--kubelet-client-certificate")?;
     let verifier = verifier(&flags.tokens)?;
     let issuer = issuer(&flags.tokens)?;
     let server = Arc::new(Server {
@@ -54,7 +61,7 @@ pub async fn assemble(flags: Flags, shutdown: CancellationToken, tasks: &TaskTra
         quotas: Default::default(),
         dialer,
         health: Health::default(),
-        metrics: Metrics::default(),
+        metrics,
         shutdown: shutdown.clone(),
         flags,
     });

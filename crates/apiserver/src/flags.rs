@@ -38,8 +38,6 @@ pub struct Flags {
     /// Time for a request that is no watch.
     #[arg(long, value_parser = daemon::flags::duration, default_value = "60s")]
     pub request_timeout: std::time::Duration,
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    pub allow_privileged: bool,
 }
 
 impl Flags {
@@ -118,11 +116,12 @@ fn ports(text: &str) -> Result<Ports, String> {
 pub struct AccessFlags {
     #[arg(long, value_delimiter = ',', default_value = "Node,RBAC")]
     pub authorization_mode: Vec<String>,
+    /// Every check of this server is made by default.
     #[arg(long, value_delimiter = ',')]
     pub enable_admission_plugins: Vec<String>,
     #[arg(long, value_delimiter = ',')]
     pub disable_admission_plugins: Vec<String>,
-    /// Requests without credentials may ask for health only, whatever this says.
+    /// Requests without credentials may ask for health, and never for anything else.
     #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
     pub anonymous_auth: bool,
 }

@@ -3,11 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, Result};
-use apiserver::{
-    assemble::assemble,
-    flags::Flags,
-    serve::Front,
-};
+use apiserver::{assemble::assemble, flags::Flags, serve::Front};
 use tokio_util::task::TaskTracker;
 
 #[global_allocator]
@@ -20,7 +16,8 @@ async fn main() -> Result<()> {
     let shutdown = daemon::shutdown();
     let tls = flags.serving.tls("kube-apiserver").context("TLS of the API's port")?;
     let address = SocketAddr::new(flags.serving.bind_address, flags.port());
-    let listener = tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let listener =
+        tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     tracing::info!(%address, "serving");
     let tasks = TaskTracker::new();
     let server = assemble(flags, shutdown, &tasks).await?;

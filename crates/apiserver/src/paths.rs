@@ -71,7 +71,8 @@ fn root_paths(table: &Table) -> Vec<String> {
             paths.extend(["/apis".to_owned(), format!("/apis/{group}"), format!("/apis/{group}/{version}")]);
         }
     }
-    let others = ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", openid::KEYS_PATH, "/readyz", "/version"];
+    let others =
+        ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", openid::KEYS_PATH, "/readyz", "/version"];
     paths.extend(others.map(str::to_owned));
     paths.sort_unstable();
     paths.dedup();

@@ -3,7 +3,7 @@
 
 use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
-use api_types::{ApiError, options::Query};
+use api_types::ApiError;
 use daemon::tls::ReloadingServerConfig;
 use futures::FutureExt;
 use http::{HeaderValue, Method, Response, header};
@@ -98,8 +98,14 @@ impl Front {
         let _ = stream.set_nodelay(true);
         let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
-            Err(_) => return tracing::debug!("TLS handshake timed out"),
+            Ok(Err(error)) => {
+                self.server.metrics.handshake_failed();
+                return tracing::debug!(%error, "TLS handshake failed");
+            }
+            Err(_) => {
+                self.server.metrics.handshake_failed();
+                return tracing::debug!("TLS handshake timed out");
+            }
         };
         let peer: Peer = stream.get_ref().1.peer_certificates().map(|chain| Arc::new(chain.to_vec()));
         let front = self.clone();
@@ -148,7 +154,7 @@ impl Front {
         // Trace: one line per request, and upstream's metrics.
         let (took, code) = (started.elapsed(), response.status().as_u16());
         tracing::debug!(%method, path = request.path, code, took_us = took.as_micros() as u64, "answered");
-        self.server.metrics.answered(&request, code, took);
+        self.server.metrics.answered(&request, &self.server.kinds, code, took);
         response
     }
 
@@ -162,7 +168,9 @@ impl Front {
         if is_long_running(request) {
             return self.authorized(request, http, peer).await;
         }
-        let _place = self.place(http.method())?;
+        let is_reading = matches!(*http.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+        let _place = self.place(is_reading)?;
+        let _counted = self.server.metrics.in_flight(is_reading);
         match timeout(self.server.flags.request_timeout, Box::pin(self.authorized(request, http, peer))).await {
             Ok(result) => result,
             Err(_) => {
@@ -172,12 +180,12 @@ impl Front {
         }
     }
 
-    fn place(&self, method: &Method) -> Result<OwnedSemaphorePermit, ApiError> {
-        let is_reading = matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS);
+    fn place(&self, is_reading: bool) -> Result<OwnedSemaphorePermit, ApiError> {
         let places = if is_reading { &self.reading } else { &self.writing };
-        places.clone().try_acquire_owned().map_err(|_| {
-            ApiError::too_many_requests("Too many requests, please try again later.", RETRY_AFTER_S)
-        })
+        places
+            .clone()
+            .try_acquire_owned()
+            .map_err(|_| ApiError::too_many_requests("Too many requests, please try again later.", RETRY_AFTER_S))
     }
 
     /// Who asks, as whom, and may they? Then the request goes where it belongs.
@@ -192,7 +200,8 @@ impl Front {
         let chain = peer.as_ref().map(|chain| chain.as_slice());
         let user = match server.authenticator.authenticate(&parts, chain)? {
             Some(user) => user,
-            None => authn::anonymous(&request.path)?,
+            None if server.flags.access.anonymous_auth => authn::anonymous(&request.path)?,
+            None => return Err(ApiError::unauthorized()),
         };
         let user = impersonation::impersonate(&parts.headers, &user, &server.authorizer)?.unwrap_or(user);
         server.authorizer.check(&user, &Attributes::of(request))?;
@@ -227,9 +236,8 @@ async fn loop_until_unshared(mut graceful: Arc<GracefulShutdown>) -> GracefulShu
 fn audit_id(http: &http::Request<Incoming>) -> HeaderValue {
     const LENGTH_MAX: usize = 64;
     let sent = http.headers().get("Audit-Id").filter(|id| !id.is_empty() && id.len() <= LENGTH_MAX);
-    sent.cloned().unwrap_or_else(|| {
-        HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).expect("a uuid is a header value")
-    })
+    sent.cloned()
+        .unwrap_or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).expect("a uuid is a header value"))
 }
 
 /// Source: `BasicLongRunningRequestCheck` and its use in the control plane.
@@ -237,9 +245,4 @@ fn is_long_running(request: &Request) -> bool {
     const SUBRESOURCES: [&str; 5] = ["attach", "exec", "proxy", "log", "portforward"];
     let Some(target) = &request.target else { return false };
     request.verb == "watch" || SUBRESOURCES.contains(&target.subresource.as_str())
-}
-
-/// The query of a request that has not been read yet.
-pub fn query(http: &http::Request<Incoming>) -> Query {
-    Query::parse(http.uri().query().unwrap_or_default())
 }

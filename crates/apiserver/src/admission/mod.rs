@@ -47,6 +47,8 @@ pub struct Attributes<'a> {
     pub old: Option<&'a Value>,
     /// Five random letters, for names that are made here.
     pub suffix: &'a str,
+    /// Checks that are not made (`--disable-admission-plugins`).
+    pub disabled: &'a [String],
 }
 
 impl Attributes<'_> {
@@ -98,9 +100,18 @@ const CHAIN: &[(&str, Check)] = &[
     ("ResourceQuota", Check::Validate(quota::validate)),
 ];
 
+/// Whether a check has this name.
+pub fn is_known(name: &str) -> bool {
+    CHAIN.iter().any(|(known, _)| *known == name)
+}
+
+fn chain(disabled: &[String]) -> impl Iterator<Item = &'static (&'static str, Check)> {
+    CHAIN.iter().filter(|(name, _)| !disabled.iter().any(|disabled| disabled == name))
+}
+
 /// Fills in what the cluster decides; runs after defaulting, before validation.
 pub fn mutate(attributes: &Attributes, object: &mut Value, reader: &dyn Reader) -> Result<(), ApiError> {
-    for (name, check) in CHAIN {
+    for (name, check) in chain(attributes.disabled) {
         if let Check::Mutate(mutate) = check {
             mutate(attributes, object, reader).inspect_err(|error| refused(name, error))?;
         }
@@ -110,7 +121,7 @@ pub fn mutate(attributes: &Attributes, object: &mut Value, reader: &dyn Reader) 
 
 /// Refuses what the cluster does not allow; runs on the object as it will be stored.
 pub fn validate(attributes: &Attributes, object: Option<&Value>, reader: &dyn Reader) -> Result<(), ApiError> {
-    for (name, check) in CHAIN {
+    for (name, check) in chain(attributes.disabled) {
         if let Check::Validate(validate) = check {
             validate(attributes, object, reader).inspect_err(|error| refused(name, error))?;
         }
@@ -162,7 +173,7 @@ pub(crate) mod fixture {
         key: &'a Key,
         old: Option<&'a Value>,
     ) -> Attributes<'a> {
-        Attributes { user, resource, subresource: "", operation, key, old, suffix: "abcde" }
+        Attributes { user, resource, subresource: "", operation, key, old, suffix: "abcde", disabled: &[] }
     }
 
     /// Runs one filling check on an object that is created in namespace `n` under the name `x`.

@@ -206,7 +206,7 @@ mod tests {
     ) -> String {
         let user = User::new("system:node:n1", &["system:nodes"]);
         let attributes =
-            Attributes { user: &user, resource, subresource, operation, key, old: Some(&old), suffix: "abcde" };
+            Attributes { user: &user, resource, subresource, operation, key, old: Some(&old), suffix: "abcde", disabled: &[] };
         validate(&attributes, Some(&new), &Objects::default()).err().map(|e| e.message().to_owned()).unwrap_or_default()
     }
 

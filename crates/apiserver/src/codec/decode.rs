@@ -61,12 +61,7 @@ pub struct Decoded {
 }
 
 /// An object of `kind`, with the kind's fields only. A missing apiVersion or kind is filled in.
-pub fn object(
-    bytes: &[u8],
-    format: BodyFormat,
-    kind: &Kind,
-    validation: FieldValidation,
-) -> Result<Decoded, ApiError> {
+pub fn object(bytes: &[u8], format: BodyFormat, kind: &Kind, validation: FieldValidation) -> Result<Decoded, ApiError> {
     let resource = &kind.resource;
     typed(bytes, format, (&resource.group, &resource.version, &resource.kind), validation)
 }

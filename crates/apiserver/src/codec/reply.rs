@@ -200,9 +200,11 @@ pub fn row(resource: &Resource, include: IncludeObject, object: &Value, now: Tim
 fn readable(kind: &Kind, item: &Item) -> Result<(), ApiError> {
     match &item.corrupt {
         None => Ok(()),
-        Some(why) => {
-            Err(ApiError::internal(format!("the stored {} {:?} cannot be read: {why}", kind.resource.plural, item.key.to_string())))
-        }
+        Some(why) => Err(ApiError::internal(format!(
+            "the stored {} {:?} cannot be read: {why}",
+            kind.resource.plural,
+            item.key.to_string()
+        ))),
     }
 }
 

@@ -304,8 +304,7 @@ impl Etcd {
     }
 
     async fn past(&self, after: u64, upto: u64) -> Result<Vec<Past>, StoreError> {
-        let options =
-            WatchOptions::new().with_all_keys().with_start_revision(signed(after + 1)).with_prev_key();
+        let options = WatchOptions::new().with_all_keys().with_start_revision(signed(after + 1)).with_prev_key();
         let mut watch = self.watch.clone();
         let mut stream = watch.watch("\0", Some(options)).await.map_err(|error| refused(&error))?;
         let mut past = Vec::new();

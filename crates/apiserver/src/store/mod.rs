@@ -6,6 +6,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 pub mod etcd;
+pub mod timed;
 
 /// A stored value.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -73,6 +73,7 @@ impl Ask {
         suffix: &'a str,
     ) -> Attributes<'a> {
         let (user, resource, subresource) = (&self.user, &self.kind.resource, self.subresource.as_str());
-        Attributes { user, resource, subresource, operation, key, old, suffix }
+        let disabled = &self.server.flags.access.disable_admission_plugins;
+        Attributes { user, resource, subresource, operation, key, old, suffix, disabled }
     }
 }

@@ -4,8 +4,7 @@
 use std::sync::Arc;
 
 use api_types::{
-    ApiError, Key,
-    names,
+    ApiError, Key, names,
     options::{FieldValidation, WriteOptions},
 };
 use bytes::Bytes;
@@ -100,7 +99,8 @@ impl Ask {
         warnings.extend((self.rules.warnings)(&object));
         let _turn = self.quota_turn(Operation::Create, &key).await;
         warnings.extend(self.validate(Operation::Create, &key, Some(&object), None, options.dry_run).await?);
-        let claim = self.server.allocator.claim(&self.kind.resource, &mut object, None, options.dry_run, &self.server).await?;
+        let claim =
+            self.server.allocator.claim(&self.kind.resource, &mut object, None, options.dry_run, &self.server).await?;
         let bytes = self.encode(object);
         if options.dry_run {
             if self.server.cache.shelf(&self.kind.storage).snapshot().get(&key).is_some() {

@@ -68,7 +68,8 @@ fn fate(object: &Value, options: &DeleteOptions, rules: &Rules, now: Timestamp) 
         Grace::None if !has_finalizers => Fate::Gone(object),
         Grace::None => {
             // Only the finalizers keep it: there is no grace to wait for.
-            let was_marked = meta::is_terminating(&object) && meta::number(&object, "deletionGracePeriodSeconds").unwrap_or(0) == 0;
+            let was_marked =
+                meta::is_terminating(&object) && meta::number(&object, "deletionGracePeriodSeconds").unwrap_or(0) == 0;
             if was_marked && !is_changed {
                 return Fate::Unchanged;
             }
@@ -82,7 +83,9 @@ fn fate(object: &Value, options: &DeleteOptions, rules: &Rules, now: Timestamp) 
         }
         Grace::Seconds(grace_s) => {
             let begun = match meta::text(&object, "deletionTimestamp").parse::<Timestamp>() {
-                Ok(end) => end - SignedDuration::from_secs(meta::number(&object, "deletionGracePeriodSeconds").unwrap_or(0)),
+                Ok(end) => {
+                    end - SignedDuration::from_secs(meta::number(&object, "deletionGracePeriodSeconds").unwrap_or(0))
+                }
                 Err(_) => now,
             };
             meta::deleted(&mut object, &time(begun + SignedDuration::from_secs(grace_s)), grace_s);
@@ -175,7 +178,8 @@ impl Ask {
         let options = if body.is_empty() {
             delete_options(&self.query)?
         } else {
-            let refuse = |why: &dyn std::fmt::Display| ApiError::bad_request(format!("DeleteOptions cannot be read: {why}"));
+            let refuse =
+                |why: &dyn std::fmt::Display| ApiError::bad_request(format!("DeleteOptions cannot be read: {why}"));
             let value: Value = match decode::format(&self.headers)? {
                 decode::BodyFormat::Json => serde_json::from_slice(body).map_err(|error| refuse(&error))?,
                 decode::BodyFormat::Yaml => decode::yaml(body).map_err(|error| refuse(&error))?,
@@ -277,7 +281,8 @@ impl Ask {
                 // Upstream names the kind here, not the resource.
                 let Resource { group, kind, .. } = &self.kind.resource;
                 let dot = if group.is_empty() { "" } else { "." };
-                let message = format!("Operation cannot be fulfilled on {kind}{dot}{group} \"{}\": {why}", self.key.name);
+                let message =
+                    format!("Operation cannot be fulfilled on {kind}{dot}{group} \"{}\": {why}", self.key.name);
                 return Err(ApiError::new(409, "Conflict", message).with_object(group, kind, &self.key.name));
             }
         }
@@ -349,7 +354,9 @@ mod tests {
             &PLAIN,
             json!({"finalizers": ["a/b"]}),
             json!({}),
-            Some(json!({"finalizers": ["a/b"], "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0})),
+            Some(
+                json!({"finalizers": ["a/b"], "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0}),
+            ),
         );
         let marked = json!({"finalizers": ["a/b"], "deletionTimestamp": "2025-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0});
         check(&PLAIN, marked, json!({}), Some(json!("unchanged")));
@@ -358,7 +365,9 @@ mod tests {
     #[test]
     fn propagation_becomes_a_finalizer() {
         let marked = |finalizer: &str| {
-            Some(json!({"finalizers": [finalizer], "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0}))
+            Some(
+                json!({"finalizers": [finalizer], "deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 0}),
+            )
         };
         check(&PLAIN, json!({}), json!({"propagationPolicy": "Foreground"}), marked("foregroundDeletion"));
         check(&PLAIN, json!({}), json!({"propagationPolicy": "Orphan"}), marked("orphan"));
@@ -371,7 +380,8 @@ mod tests {
 
     #[test]
     fn grace_begins_once_and_may_only_shrink() {
-        let granted = json!({"deletionTimestamp": "2026-01-01T00:00:30Z", "deletionGracePeriodSeconds": 30, "generation": 2});
+        let granted =
+            json!({"deletionTimestamp": "2026-01-01T00:00:30Z", "deletionGracePeriodSeconds": 30, "generation": 2});
         check(&GRACEFUL, json!({"generation": 1}), json!({}), Some(granted.clone()));
         check(&GRACEFUL, json!({}), json!({"gracePeriodSeconds": 0}), None);
         check(&GRACEFUL, granted.clone(), json!({}), Some(json!("unchanged")));
@@ -380,7 +390,9 @@ mod tests {
             &GRACEFUL,
             granted.clone(),
             json!({"gracePeriodSeconds": 5}),
-            Some(json!({"deletionTimestamp": "2026-01-01T00:00:05Z", "deletionGracePeriodSeconds": 5, "generation": 2})),
+            Some(
+                json!({"deletionTimestamp": "2026-01-01T00:00:05Z", "deletionGracePeriodSeconds": 5, "generation": 2}),
+            ),
         );
         check(&GRACEFUL, granted, json!({"gracePeriodSeconds": 0}), None);
     }

@@ -19,11 +19,14 @@ pub enum Hook {
     /// rules; GET reads the parent.
     Update(UpdateRules),
     /// POST of one decoded object, answered with one object.
-    Post(fn(Call, Value) -> BoxFuture<'static, Result<Answer, ApiError>>),
+    Post(fn(Call, Value) -> Answering<Answer>),
     /// The hook owns the whole exchange: logs, exec, proxies. Any method that the subresource's row allows.
     /// Upgrades: take `hyper::upgrade::on(&mut request)`, answer 101, then await it in a task.
-    Connect(fn(Call, http::Request<Incoming>) -> BoxFuture<'static, Result<Response<Body>, ApiError>>),
+    Connect(fn(Call, http::Request<Incoming>) -> Answering<Response<Body>>),
 }
+
+/// What a hook is about to answer.
+pub type Answering<T> = BoxFuture<'static, Result<T, ApiError>>;
 
 /// Pure functions over (new, old).
 #[derive(Clone, Copy)]

@@ -129,22 +129,19 @@ mod tests {
         let mut object = json!({"metadata":{"generation":2}});
         deleted(&mut object, "t", 30);
         deleted(&mut object, "t", 5);
-        assert_eq!(
-            object["metadata"],
-            json!({"deletionGracePeriodSeconds":5,"deletionTimestamp":"t","generation":3})
-        );
+        assert_eq!(object["metadata"], json!({"deletionGracePeriodSeconds":5,"deletionTimestamp":"t","generation":3}));
     }
 
     #[test]
     fn names_and_namespaces_agree_with_the_url() {
         let key = Key::new("n", "a");
-        let pod = &api_types::resources::POD;
+        let resource = api_types::resources::BUILT_IN.iter().find(|resource| resource.is_namespaced()).unwrap();
         let mut object = json!({});
-        place(&mut object, pod, &key).unwrap();
+        place(&mut object, resource, &key).unwrap();
         name(&mut object, &key).unwrap();
         assert_eq!(object, json!({"metadata":{"name":"a","namespace":"n"}}));
         object["metadata"] = json!({"name":"b","namespace":"m"});
-        assert_eq!(place(&mut object, pod, &key).unwrap_err().code(), 400);
+        assert_eq!(place(&mut object, resource, &key).unwrap_err().code(), 400);
         assert_eq!(
             name(&mut object, &key).unwrap_err().message(),
             "the name of the object (b) does not match the name on the URL (a)"

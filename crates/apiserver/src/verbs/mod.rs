@@ -36,9 +36,9 @@ mod scale;
 mod update;
 mod watch;
 
-use hook::{Call, Hook};
 pub use create::Written;
 pub use delete::Deleted;
+use hook::{Call, Hook};
 pub use update::{Change, Changed};
 
 /// A request for objects of one kind, on its way through a verb.

@@ -83,7 +83,9 @@ pub fn revision(text: &str) -> Result<Option<u64>, ApiError> {
     if text.is_empty() {
         return Ok(None);
     }
-    text.parse().map(Some).map_err(|_| ApiError::bad_request(format!("invalid resource version {text:?}: not a number")))
+    text.parse()
+        .map(Some)
+        .map_err(|_| ApiError::bad_request(format!("invalid resource version {text:?}: not a number")))
 }
 
 pub fn cache_refusal(error: CacheError) -> ApiError {
@@ -251,7 +253,8 @@ impl Ask {
             return Listing { items, revision, continue_token: None, remaining: None };
         }
         let is_everything = options.label_selector.is_empty() && options.field_selector.is_empty();
-        let mut range = snapshot.range(&self.key.namespace, start).filter(|item| is_everything || self.selects(options, item));
+        let mut range =
+            snapshot.range(&self.key.namespace, start).filter(|item| is_everything || self.selects(options, item));
         let items: Vec<Arc<Item>> = range.by_ref().take(limit).cloned().collect();
         let Some(last) = range.next().and_then(|_| items.last()) else {
             return Listing { items, revision, continue_token: None, remaining: None };

@@ -10,13 +10,7 @@ use http::{Response, StatusCode};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
 
-use super::{
-    Ask,
-    create::Written,
-    meta,
-    patch::Patch,
-    update::Changed,
-};
+use super::{Ask, create::Written, meta, patch::Patch, update::Changed};
 use crate::codec::{
     accept::Shapes,
     body::Body,

@@ -58,10 +58,9 @@ impl Ask {
     fn update_rules(&self) -> UpdateRules {
         match subresource::hook(&self.kind.resource, &self.subresource) {
             Some(Hook::Update(rules)) => rules,
-            _ if self.subresource == "status" => UpdateRules {
-                prepare: self.rules.prepare_status_update,
-                validate: self.rules.validate_status_update,
-            },
+            _ if self.subresource == "status" => {
+                UpdateRules { prepare: self.rules.prepare_status_update, validate: self.rules.validate_status_update }
+            }
             _ => UpdateRules { prepare: self.rules.prepare_update, validate: self.rules.validate_update },
         }
     }
@@ -99,7 +98,12 @@ impl Ask {
         }
     }
 
-    async fn attempt(&self, existing: &Arc<Item>, change: Change<'_>, options: &WriteOptions) -> Result<Attempt, ApiError> {
+    async fn attempt(
+        &self,
+        existing: &Arc<Item>,
+        change: Change<'_>,
+        options: &WriteOptions,
+    ) -> Result<Attempt, ApiError> {
         if let Some(why) = &existing.corrupt {
             return Err(ApiError::internal(format!("the stored object cannot be read: {why}")));
         }

@@ -5,16 +5,12 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use api_types::{
-    ApiError, Resource,
-    fields::Operator,
-    jiff::Timestamp,
-    labels::Selector,
-    options::ListOptions,
-    table::IncludeObject,
+    ApiError, Resource, fields::Operator, jiff::Timestamp, labels::Selector, options::ListOptions, table::IncludeObject,
 };
 use bytes::Bytes;
 use futures::stream;
 use http::{Response, header};
+use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +26,7 @@ use crate::{
         encode, reply,
     },
     kinds::Kind,
+    metrics::UnderWay,
     watch_cache::{
         Cache, Item, Shelf,
         window::{ChangeKind, Cursor, Event, Interest, TooOld},
@@ -71,7 +68,10 @@ impl Ask {
         }
         // Read before the shelf: what is applied by now is in its snapshot.
         let applied = self.server.cache.revision();
+        let (under_way, sent) = self.server.metrics.watch(&self.kind.resource);
         let mut watcher = Watcher {
+            _under_way: under_way,
+            sent,
             kind: self.kind.clone(),
             cache: self.server.cache.clone(),
             accepted: view.accepted,
@@ -151,13 +151,13 @@ type Begun = (VecDeque<Arc<Item>>, u64, Cursor);
 
 fn begin(start: &Start, shelf: &Shelf, applied: u64, sight: &Sight) -> Result<Begun, TooOld> {
     match start {
-        Start::After(revision) => {
-            Ok((VecDeque::new(), *revision, shelf.watch(*revision, sight.interest())?))
-        }
+        Start::After(revision) => Ok((VecDeque::new(), *revision, shelf.watch(*revision, sight.interest())?)),
         Start::Objects | Start::Now => {
             let (snapshot, cursor) = shelf.snapshot_and_watch(sight.interest());
             let items = match start {
-                Start::Objects => snapshot.range(&sight.namespace, "").filter(|item| sight.has(item)).cloned().collect(),
+                Start::Objects => {
+                    snapshot.range(&sight.namespace, "").filter(|item| sight.has(item)).cloned().collect()
+                }
                 _ => VecDeque::new(),
             };
             Ok((items, snapshot.revision.max(applied), cursor))
@@ -194,13 +194,15 @@ impl Sight {
     fn has(&self, item: &Item) -> bool {
         (self.namespace.is_empty() || self.namespace == item.key.namespace)
             && self.labels.matches(&item.labels)
-            && self.fields.iter().all(|term| {
-                (item.field(&term.field).unwrap_or_default() == term.value) == term.is_equal
-            })
+            && self
+                .fields
+                .iter()
+                .all(|term| (item.field(&term.field).unwrap_or_default() == term.value) == term.is_equal)
     }
 
     fn interest(&self) -> Interest {
-        let exact = |wanted: &dyn Fn(&str) -> bool| self.fields.iter().find(|term| term.is_equal && wanted(&term.field));
+        let exact =
+            |wanted: &dyn Fn(&str) -> bool| self.fields.iter().find(|term| term.is_equal && wanted(&term.field));
         if let Some(name) = exact(&|field| field == "metadata.name") {
             match (self.is_namespaced, self.namespace.as_str()) {
                 (true, "") => {}
@@ -253,6 +255,9 @@ enum Place {
 
 /// One client's watch.
 struct Watcher {
+    _under_way: UnderWay,
+    /// Counts events.
+    sent: Counter,
     kind: Arc<Kind>,
     cache: Arc<Cache>,
     accepted: Accepted,
@@ -348,6 +353,7 @@ impl Watcher {
     }
 
     fn append(&mut self, chunk: &mut Vec<u8>, told: &Told, event: Option<&Event>) {
+        self.sent.inc();
         if let Some(why) = &told.item.corrupt {
             let key = told.item.key.to_string();
             chunk.extend_from_slice(&error_frame(&ApiError::internal(format!("{key:?} cannot be read: {why}"))));
@@ -388,8 +394,12 @@ impl Watcher {
         }
         let resource = &self.kind.resource;
         let object = match self.accepted.shape {
-            Shape::Object => json!({ "kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata }),
-            Shape::Partial => json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata }),
+            Shape::Object => {
+                json!({ "kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata })
+            }
+            Shape::Partial => {
+                json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
+            }
             Shape::Table => {
                 let has_sent_columns = std::mem::replace(&mut self.has_sent_columns, true);
                 table(resource, metadata, self.include, None, has_sent_columns)

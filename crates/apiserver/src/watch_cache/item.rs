@@ -38,7 +38,8 @@ impl Item {
         let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
         let key = Key::new(namespace, name);
         let parsed = serde_json::from_slice::<Value>(&bytes).map_err(|error| error.to_string()).and_then(|value| {
-            let is_object = value["metadata"].is_object() && value["kind"].is_string() && value["apiVersion"].is_string();
+            let is_object =
+                value["metadata"].is_object() && value["kind"].is_string() && value["apiVersion"].is_string();
             if is_object { Ok(value) } else { Err("no apiVersion, kind or metadata".to_owned()) }
         });
         let value = match parsed {

@@ -68,7 +68,15 @@ impl Cache {
             (kind.storage.prefix.clone(), Arc::new(Shelf::new(selectable)))
         });
         let shelves = shelves.collect();
-        Self { store, kinds, shelves, applied: Applied::default(), probe: Probe::default(), loaded: false.into(), history: Default::default() }
+        Self {
+            store,
+            kinds,
+            shelves,
+            applied: Applied::default(),
+            probe: Probe::default(),
+            loaded: false.into(),
+            history: Default::default(),
+        }
     }
 
     /// Follows the store until `shutdown`.

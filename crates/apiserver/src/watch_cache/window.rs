@@ -54,10 +54,8 @@ pub enum Interest {
 impl Event {
     /// Both states, as an event may take an object out of somebody's sight.
     fn concerns(&self, lanes: &HashMap<Interest, Weak<Lane>>) -> Vec<Arc<Lane>> {
-        let mut interests = vec![
-            Interest::Namespace(self.item.key.namespace.clone()),
-            Interest::Object(self.item.key.to_string()),
-        ];
+        let mut interests =
+            vec![Interest::Namespace(self.item.key.namespace.clone()), Interest::Object(self.item.key.to_string())];
         for item in [Some(&self.item), self.previous.as_ref()].into_iter().flatten() {
             for (name, value) in &item.fields {
                 let interest = Interest::Field((*name).to_owned(), value.clone());

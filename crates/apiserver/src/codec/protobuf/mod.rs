@@ -3,10 +3,7 @@
 //!
 //! Source: apimachinery/pkg/runtime/serializer/protobuf and the `Marshal` methods of the special types.
 
-use std::{
-    collections::HashMap,
-    sync::LazyLock,
-};
+use std::{collections::HashMap, sync::LazyLock};
 
 use api_types::{jiff::Timestamp, schema};
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -377,7 +374,9 @@ mod tests {
             let name = type_.name.trim_start_matches("io.k8s.").replace('-', "_");
             let Some(message) = TABLE.by_name.get(name.as_str()).map(|at| &TABLE.messages[*at]) else { continue };
             let fields = message.fields.values().filter(|field| !field.is_inline && !GONE.contains(&field.name));
-            lost.extend(fields.filter(|field| type_.field(field.name).is_none()).map(|field| (message.name, field.name)));
+            lost.extend(
+                fields.filter(|field| type_.field(field.name).is_none()).map(|field| (message.name, field.name)),
+            );
         }
         assert!(lost.is_empty(), "{lost:?}");
     }

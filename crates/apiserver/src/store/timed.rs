@@ -1,0 +1,65 @@
+//! A store that times another one: how long each operation took, by resource.
+
+use std::{sync::Arc, time::Instant};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::{Batch, Page, Past, Range, Record, Store, StoreError};
+use crate::{kinds::Kinds, metrics::Metrics};
+
+pub struct Timed<S> {
+    store: S,
+    kinds: Arc<Kinds>,
+    metrics: Metrics,
+}
+
+impl<S: Store> Timed<S> {
+    pub fn new(store: S, kinds: Arc<Kinds>, metrics: Metrics) -> Self {
+        Self { store, kinds, metrics }
+    }
+
+    async fn timed<T>(&self, operation: &'static str, key: &str, work: impl Future<Output = T> + Send) -> T {
+        let begun = Instant::now();
+        let result = work.await;
+        let table = self.kinds.table();
+        // Prefixes have one or two segments.
+        let mut slashes = key.match_indices('/').map(|(at, _)| at);
+        let kind =
+            [slashes.next(), slashes.next()].into_iter().flatten().find_map(|end| table.stored_under(&key[..end]));
+        let (group, resource) = kind.map_or(("", ""), |kind| (&*kind.resource.group, &*kind.resource.plural));
+        self.metrics.stored(operation, group, resource, begun.elapsed());
+        result
+    }
+}
+
+#[async_trait]
+impl<S: Store> Store for Timed<S> {
+    async fn get(&self, key: &str) -> Result<Option<Record>, StoreError> {
+        self.timed("get", key, self.store.get(key)).await
+    }
+    async fn range(&self, range: Range<'_>) -> Result<Page, StoreError> {
+        let prefix = range.prefix;
+        self.timed("list", prefix, self.store.range(range)).await
+    }
+    async fn put(&self, key: &str, value: Bytes, expected: u64, ttl_s: Option<i64>) -> Result<u64, StoreError> {
+        let operation = if expected == 0 { "create" } else { "update" };
+        self.timed(operation, key, self.store.put(key, value, expected, ttl_s)).await
+    }
+    async fn delete(&self, key: &str, expected: u64) -> Result<u64, StoreError> {
+        self.timed("delete", key, self.store.delete(key, expected)).await
+    }
+    async fn revision(&self) -> Result<u64, StoreError> {
+        self.timed("getCurrentResourceVersion", "", self.store.revision()).await
+    }
+    async fn watch(&self, revision: u64) -> Result<mpsc::Receiver<Result<Batch, StoreError>>, StoreError> {
+        self.store.watch(revision).await
+    }
+    async fn history(&self, after: u64, upto: u64) -> Result<Vec<Past>, StoreError> {
+        self.timed("history", "", self.store.history(after, upto)).await
+    }
+    async fn compact(&self, revision: u64) -> Result<(), StoreError> {
+        self.timed("compact", "", self.store.compact(revision)).await
+    }
+}
