@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     caches::{Caches, Subscriptions},
-    daemon_set, deployment, disruption, endpoint_slice, endpoints,
+    cron_job, daemon_set, deployment, disruption, endpoint_slice, endpoints,
     everything::Everything,
     flags::Flags,
     garbage::{self, Collector},
@@ -35,6 +35,7 @@ pub static ALL: &[&Controller] = &[
     &taint_eviction::CONTROLLER,
     &pod_gc::CONTROLLER,
     &job::CONTROLLER,
+    &cron_job::CONTROLLER,
     &daemon_set::CONTROLLER,
     &stateful_set::CONTROLLER,
     &ttl_after_finished::CONTROLLER,

@@ -187,6 +187,8 @@ fn address(service: &Service, pod: &Pod) -> Option<EndpointAddress> {
 
 /// Orders what has no order: addresses and ports.
 type AddressKey = (String, String);
+/// With whether each is ready.
+type Addresses = BTreeSet<(AddressKey, bool)>;
 type PortKey = Option<(String, i32, String)>;
 
 /// Ports that lead to the same addresses share a subset.
@@ -194,7 +196,7 @@ type PortKey = Option<(String, i32, String)>;
 /// Source: `RepackSubsets` in kubernetes/pkg/api/v1/endpoints.
 fn pack(facts: Vec<Fact>) -> Vec<EndpointSubset> {
     let mut known: BTreeMap<AddressKey, EndpointAddress> = BTreeMap::new();
-    let mut by_port: BTreeMap<PortKey, (Option<EndpointPort>, BTreeSet<(AddressKey, bool)>)> = BTreeMap::new();
+    let mut by_port: BTreeMap<PortKey, (Option<EndpointPort>, Addresses)> = BTreeMap::new();
     for Fact { port, address, ready } in facts {
         let uid = address.target_ref.as_ref().and_then(|pod| pod.uid.clone()).unwrap_or_default();
         let key = (address.ip.clone(), uid);
@@ -203,11 +205,11 @@ fn pack(facts: Vec<Fact>) -> Vec<EndpointSubset> {
         by_port.entry(port_key).or_insert_with(|| (port, BTreeSet::new())).1.insert((key.clone(), ready));
         known.insert(key, address);
     }
-    let mut by_addresses: BTreeMap<BTreeSet<(AddressKey, bool)>, Vec<EndpointPort>> = BTreeMap::new();
+    let mut by_addresses: BTreeMap<Addresses, Vec<EndpointPort>> = BTreeMap::new();
     for (port, addresses) in by_port.into_values() {
         by_addresses.entry(addresses).or_default().extend(port);
     }
-    let subset = |(keys, ports): (BTreeSet<(AddressKey, bool)>, Vec<EndpointPort>)| {
+    let subset = |(keys, ports): (Addresses, Vec<EndpointPort>)| {
         let of = |wanted: bool| {
             let keys = keys.iter().filter(|(_, ready)| *ready == wanted);
             let found: Vec<EndpointAddress> = keys.map(|(key, _)| known[key].clone()).collect();

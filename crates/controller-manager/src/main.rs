@@ -1,47 +1,14 @@
 //! kube-controller-manager: brings what is there to what is asked for.
 
-mod action;
-mod caches;
-mod controllers;
-mod daemon_set;
-mod deployment;
-mod discovery;
-mod disruption;
-mod endpoint_slice;
-mod endpoints;
-mod everything;
-mod execute;
-mod flags;
-mod garbage;
-mod heard;
-mod identity;
-mod job;
-mod namespace;
-mod node_ipam;
-mod node_lifecycle;
-mod owners;
-mod plan;
-mod pod_gc;
-mod pods;
-mod reconcile;
-mod replica_set;
-mod replication_controller;
-mod revisions;
-mod role_aggregation;
-mod root_ca;
-mod service_account;
-mod service_pods;
-mod settings;
-mod stateful_set;
-mod taint_eviction;
-mod ttl_after_finished;
-
 use anyhow::{Context, bail};
 use client::{
     Config,
     lease::{self, End},
 };
-use controllers::Start;
+use controller_manager::{
+    controllers::{self, Start},
+    flags::Flags,
+};
 use daemon::{
     access::Access,
     diagnosis::Ledger,
@@ -56,7 +23,7 @@ const PORT: u16 = 10257;
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let flags: flags::Flags = daemon::flags::parse();
+    let flags: Flags = daemon::flags::parse();
     daemon::start(NAME, &flags.log);
     let shutdown = daemon::shutdown();
     let settings = flags.settings()?;
