@@ -198,6 +198,11 @@ impl Front {
         let (parts, incoming) = http.into_parts();
         let server = &self.server;
         let chain = peer.as_ref().map(|chain| chain.as_slice());
+        // Who is known and who may do what is in the cache: until it is loaded, nobody is refused on its account.
+        if !server.cache.is_loaded() && !authn::is_open(&request.path) {
+            let starting = |why| ApiError::unavailable(format!("the server is starting: {why}")).with_retry_after(1);
+            server.cache.catch_up().await.map_err(starting)?;
+        }
         let user = match server.authenticator.authenticate(&parts, chain)? {
             Some(user) => user,
             None if server.flags.access.anonymous_auth => authn::anonymous(&request.path)?,

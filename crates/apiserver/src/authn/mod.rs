@@ -103,9 +103,14 @@ impl Authenticator {
     }
 }
 
+/// A health path: it answers whoever asks, whatever the state of store and cache.
+pub fn is_open(path: &str) -> bool {
+    ANONYMOUS_PATHS.contains(&path)
+}
+
 /// The anonymous user where `path` admits one; elsewhere 401.
 pub fn anonymous(path: &str) -> Result<User, ApiError> {
-    if ANONYMOUS_PATHS.contains(&path) { Ok(User::anonymous()) } else { Err(ApiError::unauthorized()) }
+    if is_open(path) { Ok(User::anonymous()) } else { Err(ApiError::unauthorized()) }
 }
 
 /// The reason goes to the log only: whoever holds bad credentials learns nothing from the answer.
