@@ -89,6 +89,26 @@ pub fn entries<'a>(object: &'a mut Value, field: &str) -> Option<&'a mut Map<Str
     object.get_mut(field)?.as_object_mut()
 }
 
+/// A field that was single before dual stack, and the list whose first item it now is: each follows from the other.
+pub fn pair(object: &mut Value, single: &str, several: &str, item: fn(&str) -> Value) {
+    let first = list(object, several).first().cloned();
+    match (text(object, single).to_owned(), first) {
+        (one, _) if !one.is_empty() => {
+            let one = item(&one);
+            if list(object, several).first() != Some(&one) {
+                set(object, several, vec![one]);
+            }
+        }
+        (_, Some(first)) => {
+            let first = first.as_str().map(str::to_owned).or_else(|| Some(first.get("ip")?.as_str()?.to_owned()));
+            if let Some(first) = first {
+                set(object, single, first);
+            }
+        }
+        (_, None) => {}
+    }
+}
+
 /// Brings every amount of a resource list to its canonical form, fractions of a thousandth rounded up.
 pub fn canonical_amounts(object: &mut Value, field: &str) {
     for amount in entries(object, field).into_iter().flat_map(|map| map.values_mut()) {

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::{
     PLAIN, Rules, address, check, check_change,
-    edit::{canonical_amounts, child, copy, fill, is_present, set},
+    edit::{canonical_amounts, child, copy, fill, is_present, pair, set},
     path::{Errors, Path, items, text},
 };
 
@@ -46,7 +46,7 @@ const NODE_INFO: [&str; 10] = [
 ];
 
 fn default(node: &mut Value) {
-    child(node, "spec");
+    pair(child(node, "spec"), "podCIDR", "podCIDRs", |range| range.into());
     let status = child(node, "status");
     canonical_amounts(status, "capacity");
     canonical_amounts(status, "allocatable");

@@ -4,7 +4,7 @@
 
 use serde_json::{Value, json};
 
-use crate::rules::edit::{canonical_amount, canonical_amounts, child, each, field, fill, fill_text, set, text};
+use crate::rules::edit::{canonical_amount, canonical_amounts, child, each, field, fill, fill_text, pair, set, text};
 
 const GRACE_PERIOD_S: i64 = 30;
 const FILE_MODE: i64 = 0o644;
@@ -12,6 +12,10 @@ const TOKEN_EXPIRATION_S: i64 = 3600;
 
 /// A pod: its spec, and what is not defaulted in templates.
 pub fn default_pod(pod: &mut Value) {
+    if let Some(status) = field(pod, "status") {
+        pair(status, "podIP", "podIPs", |ip| json!({ "ip": ip }));
+        pair(status, "hostIP", "hostIPs", |ip| json!({ "ip": ip }));
+    }
     let Some(spec) = field(pod, "spec") else { return };
     default_spec(spec);
     fill(spec, "enableServiceLinks", true);
@@ -282,6 +286,19 @@ mod tests {
     fn host_network_takes_host_ports() {
         let spec = pod(json!({"hostNetwork": true, "containers": [{"name": "c", "ports": [{"containerPort": 80}]}]}));
         assert_eq!(spec["containers"][0]["ports"], json!([{"containerPort": 80, "hostPort": 80, "protocol": "TCP"}]));
+    }
+
+    #[test]
+    fn one_address_is_the_first_of_many() {
+        for (status, expected) in [
+            (json!({"podIP": "1.2.3.4"}), json!({"podIP": "1.2.3.4", "podIPs": [{"ip": "1.2.3.4"}]})),
+            (json!({"podIPs": [{"ip": "1.2.3.4"}]}), json!({"podIP": "1.2.3.4", "podIPs": [{"ip": "1.2.3.4"}]})),
+            (json!({"phase": "Pending"}), json!({"phase": "Pending"})),
+        ] {
+            let mut pod = json!({ "status": status });
+            default_pod(&mut pod);
+            assert_eq!(pod["status"], expected);
+        }
     }
 
     #[test]

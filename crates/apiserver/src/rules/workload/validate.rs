@@ -15,33 +15,36 @@ use api_types::{
 
 use crate::rules::{
     meta,
-    path::{Errors, Path, items, text},
+    path::{Errors, Path, text},
     pod::spec,
     selector,
-    storage::claim,
 };
 
 const SPEC: Path = Path::root("spec");
 
 /// The selector is there, says something, and matches the template's labels; the pods are restarted always.
-fn selector_and_template(label_selector: &LabelSelector, template: &PodTemplateSpec, kind: &str, errors: &mut Errors) {
-    let path = SPEC.field("selector");
-    selector::label_selector(Some(label_selector), &path, errors);
-    if selector::is_empty(label_selector) {
-        errors.invalid(&path, label_selector, format!("empty selector is invalid for {kind}"));
-    }
-    template_matches(label_selector, template, errors);
+fn selector_and_template(selector: &LabelSelector, template: &PodTemplateSpec, kind: &str, errors: &mut Errors) {
+    validate_selector(selector, kind, errors);
+    selects_template(selector, template, errors);
+    spec::template(template, &SPEC.field("template"), errors);
     always_restarts(template, errors);
 }
 
-fn template_matches(label_selector: &LabelSelector, template: &PodTemplateSpec, errors: &mut Errors) {
+fn validate_selector(selector: &LabelSelector, kind: &str, errors: &mut Errors) {
+    let path = SPEC.field("selector");
+    selector::label_selector(Some(selector), &path, errors);
+    if selector::is_empty(selector) {
+        errors.invalid(&path, selector, format!("empty selector is invalid for {kind}"));
+    }
+}
+
+fn selects_template(selector: &LabelSelector, template: &PodTemplateSpec, errors: &mut Errors) {
     let labels = template.metadata.as_ref().and_then(|meta| meta.labels.as_ref());
     let none = Default::default();
-    if !selector::is_empty(label_selector) && !Selector::from(label_selector).matches(labels.unwrap_or(&none)) {
+    if !selector::is_empty(selector) && !Selector::from(selector).matches(labels.unwrap_or(&none)) {
         let path = SPEC.field("template.metadata.labels");
         errors.invalid(&path, labels.unwrap_or(&none), "`selector` does not match template `labels`");
     }
-    spec::template(template, &SPEC.field("template"), errors);
 }
 
 fn always_restarts(template: &PodTemplateSpec, errors: &mut Errors) {
@@ -165,7 +168,8 @@ pub fn replication_controller(controller: &ReplicationController, errors: &mut E
     match &spec.template {
         None => errors.required(&SPEC.field("template"), ""),
         Some(template) => {
-            template_matches(&LabelSelector { match_labels: Some(labels), match_expressions: None }, template, errors);
+            selects_template(&LabelSelector { match_labels: Some(labels), match_expressions: None }, template, errors);
+            spec::template(template, &SPEC.field("template"), errors);
             always_restarts(template, errors);
         }
     }
@@ -236,16 +240,13 @@ pub fn stateful_set(set: &StatefulSet, errors: &mut Errors) {
     if let Some(limit) = spec.revision_history_limit {
         errors.non_negative(&SPEC.field("revisionHistoryLimit"), limit);
     }
-    selector_and_template(&spec.selector, &spec.template, "statefulset", errors);
+    validate_selector(&spec.selector, "statefulset", errors);
+    selects_template(&spec.selector, &spec.template, errors);
+    // The rest of the template is judged when pods are made of it, with the claims' volumes in place.
+    meta::labels_and_annotations(spec.template.metadata.as_ref(), &SPEC.field("template"), errors);
+    always_restarts(&spec.template, errors);
     if let Some(service) = spec.service_name.as_ref().filter(|name| !name.is_empty()) {
         errors.invalid_all(&SPEC.field("serviceName"), service.as_str(), names::dns1123_subdomain(service));
-    }
-    for (i, template) in items(&spec.volume_claim_templates).iter().enumerate() {
-        let path = SPEC.field("volumeClaimTemplates");
-        let path = path.index(i);
-        if let Some(spec) = &template.spec {
-            claim::validate_spec(spec, &path.field("spec"), errors);
-        }
     }
 }
 
