@@ -19,8 +19,13 @@ pub fn target_dir() -> PathBuf {
     }
 }
 
+/// Where the programs are: the release profile's folder, unless `COXSWAIN_BIN` names another.
+pub fn binaries() -> PathBuf {
+    std::env::var_os("COXSWAIN_BIN").map_or_else(|| target_dir().join("release"), PathBuf::from)
+}
+
 pub fn binary(name: &str) -> PathBuf {
-    target_dir().join("release").join(name)
+    binaries().join(name)
 }
 
 /// Builds every release binary, with cargo's own progress on the terminal.

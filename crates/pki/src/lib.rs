@@ -40,7 +40,7 @@ pub struct Ca {
 pub enum Usage {
     Server,
     Client,
-    /// etcd's members are both to each other.
+    /// Members of a store are both to each other.
     Both,
 }
 
