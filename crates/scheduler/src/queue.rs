@@ -30,6 +30,8 @@ const UNSCHEDULABLE_MAX: Duration = Duration::from_secs(5 * 60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Hint {
     NodeAdded,
+    /// Its topology domains may have gone with it.
+    NodeGone,
     NodeAllocatable,
     NodeLabels,
     NodeTaints,
@@ -50,7 +52,15 @@ fn helps(plugin: &str, hint: Hint) -> bool {
         node_ports::NAME => matches!(hint, Hint::NodeAdded | Hint::PodGone),
         node_resources::NAME => matches!(hint, Hint::NodeAdded | Hint::NodeAllocatable | Hint::PodGone),
         topology_spread::NAME => {
-            matches!(hint, Hint::NodeAdded | Hint::NodeLabels | Hint::NodeTaints | Hint::PodPlaced | Hint::PodGone)
+            matches!(
+                hint,
+                Hint::NodeAdded
+                    | Hint::NodeGone
+                    | Hint::NodeLabels
+                    | Hint::NodeTaints
+                    | Hint::PodPlaced
+                    | Hint::PodGone
+            )
         }
         inter_pod_affinity::NAME => {
             matches!(hint, Hint::NodeAdded | Hint::NodeLabels | Hint::PodPlaced | Hint::PodGone | Hint::Namespaces)

@@ -191,7 +191,9 @@ impl Scheduler {
 
     fn take_in_node(&mut self, name: &str, hints: &mut BTreeSet<Hint>) {
         let Some(node) = self.caches.nodes.get(&Key::cluster(name)) else {
-            return self.snapshot.remove_node(name);
+            self.snapshot.remove_node(name);
+            hints.insert(Hint::NodeGone);
+            return;
         };
         let news = self.snapshot.set_node(NodeFacts::read(&node));
         let found = [
