@@ -39,9 +39,11 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 pub async fn run(server: Arc<Server>, shutdown: CancellationToken) {
     let settings = settings(&server.flags);
     let work = async {
-        while let Err(why) = server.cache.catch_up().await {
+        if let Err(why) = server.cache.catch_up().await {
             tracing::warn!(%why, "bootstrap waits for the store");
-            tokio::time::sleep(RETRY_PAUSE).await;
+            while server.cache.catch_up().await.is_err() {
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
         }
         until_written(&server, objects::namespaces()).await;
         until_written(&server, objects::objects(&settings)).await;
