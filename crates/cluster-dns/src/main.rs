@@ -6,6 +6,8 @@ mod follow;
 mod forward;
 mod metrics;
 mod serve;
+#[cfg(test)]
+mod wire_tests;
 mod zone;
 
 use anyhow::Context;
@@ -48,7 +50,8 @@ async fn main() -> anyhow::Result<()> {
         })),
     ];
     let follow = tokio::spawn(follow::follow(client, zone, current.clone(), shutdown.clone()));
-    serve::serve(&flags.listen, serve::Questions::new(current, forwarder, metrics), shutdown).await?;
+    let sockets = serve::bind(&flags.listen).await?;
+    serve::serve(sockets, serve::Questions::new(current, forwarder, metrics), shutdown).await?;
     for task in plain.into_iter().chain([follow]) {
         task.await.context("a task ended badly")?;
     }

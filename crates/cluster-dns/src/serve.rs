@@ -63,14 +63,29 @@ impl Current {
     }
 }
 
-/// Answers until `stop`.
-pub async fn serve(listen: &[SocketAddr], questions: Questions, stop: CancellationToken) -> io::Result<()> {
-    let mut server = Server::new(questions);
+/// One address, by both transports.
+pub type Sockets = (UdpSocket, TcpListener);
+
+/// Listens; the error names the address.
+pub async fn bind(listen: &[SocketAddr]) -> io::Result<Vec<Sockets>> {
+    let mut all = Vec::new();
     for address in listen {
         let name = |error: io::Error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"));
-        server.register_socket(UdpSocket::bind(address).await.map_err(name)?);
-        server.register_listener(TcpListener::bind(address).await.map_err(name)?, TCP_TIMEOUT, TCP_ANSWERS_MAX);
-        tracing::info!(%address, "answering");
+        let listener = TcpListener::bind(address).await.map_err(name)?;
+        // The same port for both, also where the system chose it.
+        let socket = UdpSocket::bind(listener.local_addr()?).await.map_err(name)?;
+        all.push((socket, listener));
+    }
+    Ok(all)
+}
+
+/// Answers until `stop`.
+pub async fn serve(sockets: Vec<Sockets>, questions: Questions, stop: CancellationToken) -> io::Result<()> {
+    let mut server = Server::new(questions);
+    for (socket, listener) in sockets {
+        tracing::info!(address = %listener.local_addr()?, "answering");
+        server.register_socket(socket);
+        server.register_listener(listener, TCP_TIMEOUT, TCP_ANSWERS_MAX);
     }
     stop.cancelled().await;
     server.shutdown_gracefully().await.map_err(io::Error::other)
