@@ -62,11 +62,12 @@ pub async fn assemble(flags: Flags, shutdown: CancellationToken, tasks: &TaskTra
         dialer,
         health: Health::default(),
         metrics,
-        shutdown: shutdown.clone(),
+        shutdown,
+        drained: CancellationToken::new(),
         flags,
     });
-    // Reads of requests that are still draining need the cache: it stops with the process.
-    tasks.spawn(async move { cache.run(shutdown).await });
+    let drained = server.drained.clone();
+    tasks.spawn(async move { cache.run(drained).await });
     tasks.spawn(async move {
         if let Err(error) = etcd.check_version().await {
             tracing::warn!(%error, "etcd's version is not known");

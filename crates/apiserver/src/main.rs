@@ -23,6 +23,7 @@ async fn main() -> Result<()> {
     let server = assemble(flags, shutdown, &tasks).await?;
     Arc::new(Front::new(server.clone())).serve(listener, tls).await;
     server.dialer.drain().await;
+    server.drained.cancel();
     tasks.close();
     tasks.wait().await;
     Ok(())

@@ -47,6 +47,8 @@ pub struct Server {
     pub metrics: Metrics,
     /// Cancelled when the server begins to drain.
     pub shutdown: CancellationToken,
+    /// Cancelled when the last request has been answered: until then the cache has to follow.
+    pub drained: CancellationToken,
 }
 
 impl Server {

@@ -212,12 +212,20 @@ impl Store for Etcd {
     }
 
     async fn put(&self, key: &str, value: Bytes, expected: u64, ttl_s: Option<i64>) -> Result<u64, StoreError> {
-        let options = match ttl_s {
-            Some(ttl_s) => Some(PutOptions::new().with_lease(self.lease(ttl_s).await?)),
-            None => None,
-        };
-        let put = TxnOp::put(self.full_key(key), value.to_vec(), options);
-        self.write(key, expected, put, |found| found.is_some_and(|record| record.value == value)).await
+        let full_key = self.full_key(key);
+        let is_ours = |found: Option<&Record>| found.is_some_and(|record| record.value == value);
+        let put = |options| TxnOp::put(full_key.clone(), value.to_vec(), options);
+        let Some(ttl_s) = ttl_s else { return self.write(key, expected, put(None), is_ours).await };
+        let lease = self.lease(ttl_s).await?;
+        match self.write(key, expected, put(Some(PutOptions::new().with_lease(lease))), is_ours).await {
+            // etcd was restored from a backup that does not know it.
+            Err(StoreError::Failed(why)) if why.contains("requested lease not found") => {
+                self.lease.lock().await.take_if(|shared| shared.id == lease);
+                let options = PutOptions::new().with_lease(self.lease(ttl_s).await?);
+                self.write(key, expected, put(Some(options)), is_ours).await
+            }
+            result => result,
+        }
     }
 
     async fn delete(&self, key: &str, expected: u64) -> Result<u64, StoreError> {

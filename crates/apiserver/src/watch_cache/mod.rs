@@ -37,7 +37,9 @@ const HISTORY_MAX: u64 = 10_000;
 const LOAD_PAGE: u64 = 2_000;
 /// How long a read waits for the cache to reach a revision; upstream's figure.
 const CATCH_UP_TIMEOUT: Duration = Duration::from_secs(3);
-const RELOAD_PAUSE: Duration = Duration::from_millis(200);
+/// Between tries to load, doubling from the first to the second.
+const RELOAD_PAUSE_MIN: Duration = Duration::from_millis(50);
+const RELOAD_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum CacheError {
@@ -81,22 +83,30 @@ impl Cache {
 
     /// Follows the store until `shutdown`.
     pub async fn run(&self, shutdown: CancellationToken) {
-        while !shutdown.is_cancelled() {
+        let mut pause = RELOAD_PAUSE_MIN;
+        loop {
             let followed = tokio::select! {
                 () = shutdown.cancelled() => return,
-                followed = self.follow() => followed,
+                revision = self.load() => match revision {
+                    Ok(revision) => {
+                        pause = RELOAD_PAUSE_MIN;
+                        self.follow(revision, &shutdown).await
+                    }
+                    Err(error) => Err(error),
+                },
             };
             if let Err(error) = followed {
-                tracing::warn!(%error, "the watch cache lost the store and starts again");
+                tracing::warn!(%error, "the watch cache cannot follow the store and starts again");
             }
-            tokio::time::sleep(RELOAD_PAUSE).await;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RELOAD_PAUSE_MAX);
         }
     }
 
-    async fn follow(&self) -> Result<(), StoreError> {
-        let revision = self.load().await?;
+    /// Applies changes after `revision` until the store has forgotten them, which is an error, or `shutdown`.
+    async fn follow(&self, revision: u64, shutdown: &CancellationToken) -> Result<(), StoreError> {
         let mut batches = self.store.watch(revision + 1).await?;
-        while let Some(batch) = batches.recv().await {
+        while let Some(Some(batch)) = shutdown.run_until_cancelled(batches.recv()).await {
             self.apply(batch?);
         }
         Ok(())
