@@ -449,7 +449,7 @@ mod tests {
     fn the_index_decides_as_a_naive_look_at_everything() {
         let mut dice = Dice(1);
         let rbac = Rbac::default();
-        let (mut roles, mut bindings): (Vec<(Key, Value)>, Vec<(Key, Value)>) = (Vec::new(), Vec::new());
+        let (mut roles, mut bindings) = (Vec::new(), Vec::new());
         for _ in 0..60 {
             let key = Key::new(dice.pick(&NAMESPACES), dice.pick(&NAMES));
             let rule = json!({"verbs": [dice.pick(&VERBS)], "apiGroups": [""], "resources": [dice.pick(&RESOURCES)]});
