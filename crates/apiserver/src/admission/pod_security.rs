@@ -94,28 +94,32 @@ fn violation(attributes: &Attributes, object: &Value, reader: &dyn Reader, mode:
         .then(|| format!("PodSecurity {:?}: {}", format!("{}:{version}", level.name()), found.join(", ")))
 }
 
-/// What the level forbids of this spec: `reason (where)`, in upstream's order.
+/// What the level forbids of this spec: `reason (where)`, in upstream's order: the baseline's checks, then the
+/// stricter ones, some of which stand in for those of the baseline.
 fn violations(spec: &PodSpec, level: Level) -> Vec<String> {
-    let mut found = Vec::new();
-    if level == Level::Restricted {
-        found.extend(escalation(spec));
-        found.extend(all_capabilities(spec));
+    let is_restricted = level == Level::Restricted;
+    let baseline = [
+        added_capabilities(spec).filter(|_| !is_restricted),
+        host_namespaces(spec),
+        host_path_volumes(spec).filter(|_| !is_restricted),
+        host_ports(spec),
+        privileged(spec),
+        proc_mount(spec),
+        unsafe_seccomp(spec).filter(|_| !is_restricted),
+        sysctls(spec),
+    ];
+    let mut found: Vec<String> = baseline.into_iter().flatten().collect();
+    if is_restricted {
+        let stricter = [
+            escalation(spec),
+            all_capabilities(spec),
+            volume_types(spec),
+            run_as_non_root(spec),
+            run_as_user(spec),
+            no_seccomp(spec),
+        ];
+        found.extend(stricter.into_iter().flatten());
     }
-    found.extend(host_namespaces(spec));
-    found.extend(host_ports(spec));
-    found.extend(host_path_volumes(spec));
-    if level == Level::Baseline {
-        found.extend(added_capabilities(spec));
-    }
-    found.extend(privileged(spec));
-    found.extend(proc_mount(spec));
-    if level == Level::Restricted {
-        found.extend(volume_types(spec));
-        found.extend(run_as_non_root(spec));
-        found.extend(run_as_user(spec));
-    }
-    found.extend(seccomp(spec, level));
-    found.extend(sysctls(spec));
     found
 }
 
@@ -311,42 +315,41 @@ fn run_as_user(spec: &PodSpec) -> Option<String> {
     Some(format!("runAsUser=0 ({bad} must not set runAsUser=0)"))
 }
 
-fn seccomp(spec: &PodSpec, level: Level) -> Option<String> {
-    let of_pod =
-        spec.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref()).map(|p| p.type_.as_str());
-    let of = |container: &Container| {
-        container
-            .security_context
-            .as_ref()
-            .and_then(|context| context.seccomp_profile.as_ref())
-            .map(|p| p.type_.clone())
+fn seccomp_of_pod(spec: &PodSpec) -> Option<&str> {
+    let profile = spec.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
+    profile.map(|profile| profile.type_.as_str())
+}
+
+fn seccomp_of(container: &Container) -> Option<&str> {
+    let profile = container.security_context.as_ref().and_then(|context| context.seccomp_profile.as_ref());
+    profile.map(|profile| profile.type_.as_str())
+}
+
+fn confines(profile: &str) -> bool {
+    matches!(profile, "RuntimeDefault" | "Localhost")
+}
+
+/// The baseline forbids only to turn it off.
+fn unsafe_seccomp(spec: &PodSpec) -> Option<String> {
+    let of_pod = seccomp_of_pod(spec).filter(|profile| !confines(profile));
+    let bad = those(spec, |container| seccomp_of(container).is_some_and(|profile| !confines(profile)));
+    let who = match (of_pod, bad) {
+        (None, None) => return None,
+        (Some(_), None) => "pod".to_owned(),
+        (None, Some(bad)) => bad,
+        (Some(_), Some(bad)) => format!("pod and {bad}"),
     };
-    let is_bad = |kind: &str| !matches!(kind, "RuntimeDefault" | "Localhost");
-    if level == Level::Baseline {
-        let bad = those(spec, |container| of(container).is_some_and(|kind| is_bad(&kind)));
-        return match (of_pod.filter(|kind| is_bad(kind)), bad) {
-            (None, None) => None,
-            (Some(kind), None) => {
-                Some(format!("seccompProfile (pod must not set securityContext.seccompProfile.type to {kind:?})"))
-            }
-            (_, Some(bad)) => {
-                let kinds: Vec<String> = containers(spec)
-                    .filter_map(of)
-                    .filter(|kind| is_bad(kind))
-                    .map(|kind| format!("{kind:?}"))
-                    .collect();
-                Some(format!(
-                    "seccompProfile ({bad} must not set securityContext.seccompProfile.type to {})",
-                    kinds.join(", ")
-                ))
-            }
-        };
-    }
-    let bad = those(spec, |container| match (of(container), of_pod) {
-        (Some(kind), _) => is_bad(&kind),
-        (None, Some(kind)) => is_bad(kind),
-        (None, None) => true,
-    })?;
+    let of_containers = containers(spec).filter_map(seccomp_of).filter(|profile| !confines(profile));
+    let mut kinds: Vec<String> =
+        of_pod.into_iter().chain(of_containers).map(|profile| format!("{profile:?}")).collect();
+    kinds.sort();
+    kinds.dedup();
+    Some(format!("seccompProfile ({who} must not set securityContext.seccompProfile.type to {})", kinds.join(", ")))
+}
+
+fn no_seccomp(spec: &PodSpec) -> Option<String> {
+    let is_free = |container: &Container| !seccomp_of(container).or(seccomp_of_pod(spec)).is_some_and(confines);
+    let bad = those(spec, is_free)?;
     Some(format!(
         "seccompProfile (pod or {bad} must set securityContext.seccompProfile.type to \"RuntimeDefault\" or \"Localhost\")"
     ))

@@ -62,7 +62,9 @@ fn default(service: &mut Value) {
     if kind == "LoadBalancer" {
         fill(spec, "allocateLoadBalancerNodePorts", true);
     }
-    each(child(child(service, "status"), "loadBalancer"), "ingress").for_each(default_ingress);
+    if kind == "LoadBalancer" {
+        each(child(child(service, "status"), "loadBalancer"), "ingress").for_each(default_ingress);
+    }
 }
 
 /// Traffic can come from outside the cluster.
