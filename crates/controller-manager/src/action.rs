@@ -17,8 +17,8 @@ pub struct Action {
     pub write: Write,
     pub why: String,
     pub events: Vec<Tell>,
-    /// Whoever must still be there, by a read past all caches, for this to be done.
-    pub only_while: Option<Owner>,
+    /// What must hold, by a read past all caches, for this to be done.
+    pub guard: Option<Guard>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -37,6 +37,15 @@ pub enum Write {
     Delete(DeleteOptions),
     /// Everything of the kind in the namespace.
     DeleteAll(DeleteOptions),
+}
+
+/// What a cache may have missed, and would be wrong to miss.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Guard {
+    /// It is there, and not on its way out.
+    Alive(Owner),
+    /// It is at this version; `None`: it is not there.
+    Unchanged { resource: &'static Resource, key: Key, version: Option<String> },
 }
 
 /// An object that is known by more than its name.
@@ -72,7 +81,7 @@ impl Action {
             write,
             why: why.into(),
             events: Vec::new(),
-            only_while: None,
+            guard: None,
         }
     }
     pub fn create<K: Object>(object: &K, why: impl Into<String>) -> Self {
@@ -114,8 +123,8 @@ impl Action {
         }
         self
     }
-    pub fn only_while(mut self, owner: Owner) -> Self {
-        self.only_while = Some(owner);
+    pub fn only_if(mut self, guard: Guard) -> Self {
+        self.guard = Some(guard);
         self
     }
     pub fn tell<K: Object>(

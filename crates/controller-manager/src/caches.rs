@@ -13,11 +13,12 @@ use api_types::{
         meta::ObjectMeta,
         policy, rbac,
     },
+    resources,
 };
 use client::{Cache, Change, Client};
 use tokio_util::sync::CancellationToken;
 
-use crate::{heard::Heard, owners::controller_of};
+use crate::{heard::Heard, journal::Journal, owners::controller_of};
 
 /// Told of a change after the caches show it.
 pub type Subscriber<K> = Box<dyn Fn(&Caches, &Change<K>) + Send + Sync>;
@@ -51,11 +52,21 @@ macro_rules! caches {
 
         impl Caches {
             /// Begins to follow the server, until `shutdown`.
-            pub fn start(client: &Client, subscriptions: Subscriptions, shutdown: &CancellationToken) -> Arc<Self> {
+            pub fn start(
+                client: &Client,
+                subscriptions: Subscriptions,
+                journal: &Arc<Journal>,
+                shutdown: &CancellationToken,
+            ) -> Arc<Self> {
                 let known: Arc<OnceLock<Arc<Caches>>> = Arc::default();
                 let heard = Heard::new(Timestamp::now());
                 let caches = Arc::new(Caches { heard, $($field: {
                     let mut builder = Cache::<$kind>::builder(client.clone())$($set)*;
+                    if <$kind>::RESOURCE != &resources::LEASE {
+                        // Leases change all the time and would push out what people ask for.
+                        let journal = Arc::clone(journal);
+                        builder = builder.on_change(move |change| journal.saw(change));
+                    }
                     for tell in subscriptions.$field {
                         let known = Arc::clone(&known);
                         // Waits at most for the lines below, in case a change comes before they are done.

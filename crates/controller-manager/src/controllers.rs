@@ -10,11 +10,13 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     caches::{Caches, Subscriptions},
     cron_job, daemon_set, deployment, disruption, endpoint_slice, endpoints,
-    everything::Everything,
+    everything::{Everything, Listener},
     flags::Flags,
     garbage::{self, Collector},
     identity::Identity,
-    job, namespace, node_ipam, node_lifecycle, pod_gc,
+    job,
+    journal::Journal,
+    namespace, node_ipam, node_lifecycle, pod_gc, quota,
     reconcile::{self, Controller, Means},
     replica_set, replication_controller, role_aggregation, root_ca, service_account,
     settings::Settings,
@@ -42,6 +44,7 @@ pub static ALL: &[&Controller] = &[
     &replication_controller::CONTROLLER,
     &disruption::CONTROLLER,
     &role_aggregation::CONTROLLER,
+    &quota::CONTROLLER,
 ];
 
 /// What it takes to run them.
@@ -65,12 +68,15 @@ pub async fn run(start: Start, shutdown: CancellationToken) -> Result<(), Config
     for (controller, queue) in &rows {
         (controller.watch)(&mut subscriptions, queue);
     }
+    let quotas = rows.iter().find(|(controller, _)| controller.name == quota::CONTROLLER.name);
     let (garbage, namespaces) = (Queue::new(garbage::NAME), Queue::new(namespace::NAME));
     namespace::watch(&mut subscriptions, &namespaces);
-    let listeners: Vec<_> =
-        vec![Box::new(garbage::watch(&garbage)) as _, Box::new(namespace::watch_contents(&namespaces)) as _];
+    let mut listeners: Vec<Listener> =
+        vec![Box::new(garbage::watch(&garbage)), Box::new(namespace::watch_contents(&namespaces))];
+    listeners.extend(quotas.map(|(_, queue)| Box::new(quota::watch_contents(queue)) as Listener));
 
-    let caches = Caches::start(&start.client, subscriptions, &shutdown);
+    let journal = Arc::new(Journal::new(start.ledger.clone()));
+    let caches = Caches::start(&start.client, subscriptions, &journal, &shutdown);
     let everything = Everything::new(start.client.clone(), listeners);
     let settings = Arc::new(start.settings.clone());
     let mut running = JoinSet::new();
@@ -83,24 +89,31 @@ pub async fn run(start: Start, shutdown: CancellationToken) -> Result<(), Config
     };
     for (controller, queue) in rows {
         let (identity, client) = identify(&start, controller.account)?;
-        let (caches, settings, ledger) = (Arc::clone(&caches), Arc::clone(&settings), start.ledger.clone());
-        let ready = ready(Arc::clone(&caches), None);
-        let work = reconcile::run(controller, queue, Means { client, caches, settings, ledger }, shutdown.clone());
+        let counts_all = controller.name == quota::CONTROLLER.name;
+        let ready = ready(Arc::clone(&caches), counts_all.then(|| Arc::clone(&everything)));
+        let means = Means {
+            client,
+            caches: Arc::clone(&caches),
+            everything: Arc::clone(&everything),
+            settings: Arc::clone(&settings),
+            journal: Arc::clone(&journal),
+        };
+        let work = reconcile::run(controller, queue, means, shutdown.clone());
         running.spawn(run_as(identity, ready, work, shutdown.clone()));
     }
     if start.flags.wants(garbage::NAME) {
         let (identity, client) = identify(&start, garbage::ACCOUNT)?;
         let ready = ready(Arc::clone(&caches), Some(Arc::clone(&everything)));
-        let (everything, ledger) = (Arc::clone(&everything), start.ledger.clone());
-        let work = garbage::run(Collector { client, everything, queue: garbage, ledger }, shutdown.clone());
+        let (everything, journal) = (Arc::clone(&everything), Arc::clone(&journal));
+        let work = garbage::run(Collector { client, everything, queue: garbage, journal }, shutdown.clone());
         running.spawn(run_as(identity, ready, work, shutdown.clone()));
     }
     if start.flags.wants(namespace::NAME) {
         let (identity, client) = identify(&start, namespace::ACCOUNT)?;
         let ready = ready(Arc::clone(&caches), Some(Arc::clone(&everything)));
-        let (everything, ledger) = (Arc::clone(&everything), start.ledger.clone());
+        let (everything, journal) = (Arc::clone(&everything), Arc::clone(&journal));
         let cache = caches.namespaces.clone();
-        let means = namespace::Means { client, namespaces: cache, everything, queue: namespaces, ledger };
+        let means = namespace::Means { client, namespaces: cache, everything, queue: namespaces, journal };
         running.spawn(run_as(identity, ready, namespace::run(means, shutdown.clone()), shutdown.clone()));
     }
     let follow = everything.follow(shutdown.clone());

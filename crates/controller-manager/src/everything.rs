@@ -49,7 +49,8 @@ pub struct Known {
     pub object: Arc<PartialObject>,
 }
 
-type Listener = Box<dyn Fn(&Everything, &Known, &Change<PartialObject>) + Send + Sync>;
+/// Told of every change of every kind.
+pub type Listener = Box<dyn Fn(&Everything, &Known, &Change<PartialObject>) + Send + Sync>;
 
 /// All kinds that can be listed, watched and deleted.
 pub struct Everything {

@@ -1,14 +1,14 @@
 //! The one place that does what decisions want. It has no choice left: it writes, tells people,
 //! and remembers what it wrote, so that no decision is taken on a cache that has not seen it.
 
-use api_types::Resource;
+use api_types::{Key, Resource};
 use client::{Client, Error, Patch, Recorder, api};
 use futures::{StreamExt, stream};
 use http::Method;
 use serde_json::Value;
 
 use crate::{
-    action::{Action, Outcome, Owner, Write},
+    action::{Action, Guard, Outcome, Write},
     plan::{Failure, FailureKind},
 };
 
@@ -37,7 +37,7 @@ pub struct Report {
 #[derive(Debug)]
 pub struct Written {
     pub resource: Resource,
-    pub key: api_types::Key,
+    pub key: Key,
     pub trace: Trace,
 }
 
@@ -95,10 +95,10 @@ impl Executor {
 
     /// Does one action. `Ok(None)`: there was nothing left to do.
     pub async fn perform(&self, action: &Action) -> Result<Option<Trace>, Error> {
-        if let Some(owner) = &action.only_while
-            && !self.is_alive(owner).await?
+        if let Some(guard) = &action.guard
+            && !self.holds(guard).await?
         {
-            tracing::debug!(owner = %owner.key, "owner is going, so it adopts nobody");
+            tracing::debug!(?guard, why = action.why, "not done, as the caches were behind");
             return Ok(None);
         }
         let answer = self.write(action).await;
@@ -148,16 +148,29 @@ impl Executor {
     }
 
     /// By a read past all caches.
-    async fn is_alive(&self, owner: &Owner) -> Result<bool, Error> {
-        let path = api::path(owner.resource, &owner.key, "");
+    async fn holds(&self, guard: &Guard) -> Result<bool, Error> {
+        match guard {
+            Guard::Alive(owner) => {
+                let meta = self.live_metadata(owner.resource, &owner.key).await?;
+                Ok(meta.is_some_and(|meta| meta["uid"] == *owner.uid && meta["deletionTimestamp"].is_null()))
+            }
+            Guard::Unchanged { resource, key, version } => {
+                let meta = self.live_metadata(resource, key).await?;
+                let found = meta.as_ref().and_then(|meta| meta["resourceVersion"].as_str());
+                Ok(found == version.as_deref())
+            }
+        }
+    }
+
+    async fn live_metadata(&self, resource: &Resource, key: &Key) -> Result<Option<Value>, Error> {
+        let path = api::path(resource, key, "");
         match self.client.request(Method::GET, &path, "application/json", bytes::Bytes::new()).await {
             Ok(body) => {
                 let object: Value = serde_json::from_slice(&body)
                     .map_err(|error| Error::Decode { what: path, why: error.to_string() })?;
-                let meta = &object["metadata"];
-                Ok(meta["uid"] == *owner.uid && meta["deletionTimestamp"].is_null())
+                Ok(Some(object["metadata"].clone()))
             }
-            Err(error) if error.is_not_found() => Ok(false),
+            Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
         }
     }

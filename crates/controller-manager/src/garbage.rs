@@ -16,7 +16,6 @@ use std::{
 use api_types::{Key, Resource, k8s::meta::OwnerReference};
 use bytes::Bytes;
 use client::{Change, Client, Error, PartialObject, Queue, Recorder, api};
-use daemon::diagnosis::{Ledger, ObjectRef};
 use http::Method;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
@@ -24,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     everything::{Everything, Item, Known},
     execute::Executor,
+    journal::Journal,
     reconcile::reasons,
 };
 use plan::{Dependent, OwnerState, View, is_orphaning, is_waiting};
@@ -87,7 +87,7 @@ pub struct Collector {
     pub client: Client,
     pub everything: Arc<Everything>,
     pub queue: Queue<Item>,
-    pub ledger: Ledger,
+    pub journal: Arc<Journal>,
 }
 
 /// Runs until `shutdown`.
@@ -126,10 +126,9 @@ impl Turns {
         let dependents = everything.dependents(known.object.uid());
         let dependents = dependents.into_iter().map(|dependent| Dependent::new(&known, dependent)).collect();
         let plan = plan::plan(&View { known: known.clone(), owners, dependents });
-        let about = ObjectRef::new(&known.resource, &item.key);
-        if !plan.actions.is_empty() {
-            self.collector.ledger.explain(about, reasons(NAME, &plan));
-        }
+        // Most objects simply have their owners, and there are too many of them to say so.
+        let words = if plan.actions.is_empty() { Vec::new() } else { reasons(NAME, &plan) };
+        self.collector.journal.explain(NAME, &known.resource, &item.key, words);
         let report = self.executor.execute(&plan.actions).await;
         report.failure.map_or(Ok(()), |(_, error)| Err(error))
     }

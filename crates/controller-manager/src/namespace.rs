@@ -14,7 +14,6 @@ use api_types::{
 };
 use bytes::Bytes;
 use client::{Cache, Change, Client, Error, PartialObject, Queue, Recorder};
-use daemon::diagnosis::{Ledger, ObjectRef};
 use futures::future::try_join_all;
 use http::Method;
 use serde::Deserialize;
@@ -24,6 +23,7 @@ use crate::{
     caches::Subscriptions,
     everything::{Everything, Known},
     execute::{Executor, Trace},
+    journal::Journal,
     reconcile::reasons,
 };
 use plan::{Contents, View};
@@ -63,7 +63,7 @@ pub struct Means {
     pub namespaces: Cache<core::Namespace>,
     pub everything: Arc<Everything>,
     pub queue: Queue<Key>,
-    pub ledger: Ledger,
+    pub journal: Arc<Journal>,
 }
 
 /// Runs until `shutdown`.
@@ -99,7 +99,7 @@ impl Turns {
         }
         let view = View { namespace, contents: Contents::of(&found), unlisted: self.unlisted(), now: Timestamp::now() };
         let plan = plan::plan(&view);
-        self.means.ledger.explain(ObjectRef::new(&resources::NAMESPACE, key), reasons(NAME, &plan));
+        self.means.journal.explain(NAME, &resources::NAMESPACE, key, reasons(NAME, &plan));
         let report = self.executor.execute(&plan.actions).await;
         for written in &report.written {
             if let Trace::Version(version) = &written.trace {

@@ -8,7 +8,7 @@ mod taints;
 use std::{sync::Arc, time::Duration};
 
 use api_types::{
-    Object,
+    Key, Object,
     jiff::Timestamp,
     k8s::core::{Node, NodeCondition, Pod},
     resources,
@@ -17,7 +17,7 @@ use client::{Change, EventKind};
 use serde_json::json;
 
 use crate::{
-    action::{Action, Outcome},
+    action::{Action, Guard, Outcome},
     caches::BY_NODE,
     plan::{Plan, Turn, World, time},
     pods,
@@ -26,6 +26,8 @@ use crate::{
 
 pub use taints::{NO_EXECUTE, taints};
 
+/// The namespace in which nodes renew their leases.
+const LEASES: &str = "kube-node-lease";
 /// Conditions that only the kubelet knows.
 const KUBELETS: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
@@ -67,16 +69,19 @@ struct View {
     /// No node is ready: then it is we who are cut off, and nobody is evicted.
     all_silent: bool,
     heard: Timestamp,
+    lease_version: Option<String>,
     grace: Duration,
     now: Timestamp,
 }
 
 fn view(world: &World<'_>, turn: &Turn<'_>) -> Option<View> {
     let node = world.caches.nodes.get(turn.key)?;
+    let lease = world.caches.node_leases.get(&Key::new(LEASES, node.name()));
     Some(View {
         pods: world.caches.pods.by_index(BY_NODE, node.name()),
         all_silent: world.caches.nodes.list().iter().all(|node| ready(node) != "True"),
         heard: world.caches.heard.last(node.name()),
+        lease_version: lease.map(|lease| lease.resource_version().to_owned()),
         grace: world.settings.node_monitor_grace_period,
         now: turn.now,
         node,
@@ -106,7 +111,14 @@ fn plan(view: &View) -> Plan {
         if let Some(node) = unknown(view) {
             let mut plan = Plan::nothing("NodeSilent", format!("no sign of life for {} s", silent_for.as_secs()));
             // The taints follow when this shows in the cache.
-            plan.act(Action::update_status(&node, "no sign of life from its kubelet"));
+            // The lease may have been renewed while we could not see it.
+            let guard = Guard::Unchanged {
+                resource: &resources::LEASE,
+                key: Key::new(LEASES, node.name()),
+                version: view.lease_version.clone(),
+            };
+            plan.act(Action::update_status(&node, "no sign of life from its kubelet").only_if(guard));
+            plan.look_again(view.grace);
             return plan;
         }
         return by_condition(view);
@@ -213,6 +225,7 @@ mod tests {
             pods: vec![Arc::new(words::pod("a")), Arc::new(words::pod("b:u"))],
             all_silent,
             heard: words::ago(heard_s).0,
+            lease_version: None,
             grace: Duration::from_secs(50),
             now: words::now(),
         };

@@ -11,7 +11,7 @@ use api_types::{
 };
 use serde_json::json;
 
-use crate::action::{Action, Owner};
+use crate::action::{Action, Guard, Owner};
 
 /// The one owner that controls an object, if any.
 pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
@@ -78,7 +78,7 @@ fn adopt<K: Object, C: Object>(owner: &K, child: &C) -> Action {
     let patch = json!({ "metadata": { "ownerReferences": [controller_reference(owner)] } });
     // The cache may lag behind a deletion, and an owner that is gone must adopt nobody.
     let owner = Owner { resource: K::RESOURCE, key: owner.key(), uid: owner.uid().to_owned() };
-    Action::patch(child, patch, "adopts what its selector matches").only_while(owner)
+    Action::patch(child, patch, "adopts what its selector matches").only_if(Guard::Alive(owner))
 }
 
 fn release<K: Object, C: Object>(owner: &K, child: &C) -> Action {

@@ -4,11 +4,13 @@ use std::{collections::HashSet, time::Duration};
 
 use api_types::{Key, jiff::Timestamp, k8s::meta::Time};
 
-use crate::{action::Action, caches::Caches, settings::Settings};
+use crate::{action::Action, caches::Caches, everything::Everything, settings::Settings};
 
 /// What is given to every decision beside the key.
 pub struct World<'a> {
     pub caches: &'a Caches,
+    /// Metadata of all kinds. Complete only for controllers that wait for it.
+    pub everything: &'a Everything,
     pub settings: &'a Settings,
 }
 

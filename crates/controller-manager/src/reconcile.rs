@@ -8,14 +8,16 @@ use std::{
 
 use api_types::{Key, Resource, jiff::Timestamp};
 use client::{Client, Error, Queue, Recorder};
-use daemon::diagnosis::{Ledger, ObjectRef, Reason};
+use daemon::diagnosis::Reason;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     action::Write,
     caches::{Caches, Subscriptions},
+    everything::Everything,
     execute::{Executor, Report, Trace, Written},
+    journal::Journal,
     plan::{Failure, Plan, Turn, World},
     settings::Settings,
 };
@@ -42,8 +44,9 @@ pub struct Controller {
 pub struct Means {
     pub client: Client,
     pub caches: Arc<Caches>,
+    pub everything: Arc<Everything>,
     pub settings: Arc<Settings>,
-    pub ledger: Ledger,
+    pub journal: Arc<Journal>,
 }
 
 /// Runs `controller` until `shutdown`.
@@ -85,11 +88,13 @@ impl Reconciler {
         let unseen = self.wait_for(remembered.written).await;
         let plan = {
             let deleting: HashSet<String> = unseen.iter().filter_map(uid).collect();
-            let world = World { caches: &self.means.caches, settings: &self.means.settings };
+            let Means { caches, everything, settings, .. } = &self.means;
+            let world = World { caches, everything, settings };
             let failure = remembered.failure.as_ref();
             (self.controller.decide)(&world, &Turn { key: &key, now: Timestamp::now(), failure, deleting: &deleting })
         };
-        self.means.ledger.explain(ObjectRef::new(self.controller.resource, &key), reasons(self.controller.name, &plan));
+        let Controller { name, resource, .. } = *self.controller;
+        self.means.journal.explain(name, resource, &key, reasons(name, &plan));
         let report = self.executor.execute(&plan.actions).await;
         if let Some(after) = plan.look_again_after {
             self.queue.add_after(key.clone(), after);

@@ -143,7 +143,7 @@ fn action(known: &Known, write: Write, why: &str) -> Action {
         write,
         why: why.to_owned(),
         events: Vec::new(),
-        only_while: None,
+        guard: None,
     }
 }
 

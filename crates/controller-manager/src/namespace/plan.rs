@@ -106,7 +106,7 @@ fn delete_all(resource: &Resource, namespace: &str, why: &str) -> Action {
         }),
         why: why.to_owned(),
         events: Vec::new(),
-        only_while: None,
+        guard: None,
     }
 }
 
