@@ -118,7 +118,15 @@ impl Runtime for Engine {
 
     async fn create_sandbox(&self, spec: &SandboxSpec) -> Result<String, RuntimeError> {
         let name = labels::container_name(labels::SANDBOX_NAME, &spec.pod, spec.attempt);
-        let id = self.create(&name, spec::sandbox(spec, &self.owner, &self.host_network_mode)).await?;
+        let body = spec::sandbox(spec, &self.owner, &self.host_network_mode);
+        let id = match self.create(&name, body.clone()).await {
+            // Somebody cleaned up images: ours is at hand.
+            Err(RuntimeError::NotFound { .. }) => {
+                self.ensure_sandbox_image().await?;
+                self.create(&name, body).await?
+            }
+            other => other?,
+        };
         match self.start(&id).await {
             Ok(()) => Ok(id),
             Err(error) => {

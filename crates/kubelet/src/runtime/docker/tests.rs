@@ -138,7 +138,7 @@ async fn a_container_lives_and_dies_in_its_sandbox() {
 async fn security_and_limits_reach_the_process() {
     let Some(bench) = Bench::new("limits").await else { return };
     let sandbox = bench.sandbox().await;
-    let script = "/busybox id -u; /busybox id -g; /busybox grep CapEff /proc/self/status; /busybox touch /x";
+    let script = "exec 2>&1; /busybox id -u; /busybox id -g; /busybox grep CapEff /proc/self/status; /busybox touch /x";
     let mut spec = bench.spec(&sandbox, "main", script);
     spec.security = Security {
         user: Some("1000:2000".to_owned()),
