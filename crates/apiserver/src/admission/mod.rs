@@ -196,3 +196,48 @@ pub(crate) mod fixture {
         validate(&attributes, Some(object), objects).err().map(|error| error.message().to_owned()).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use api_types::resources::{self, BUILT_IN};
+    use serde_json::json;
+
+    use super::*;
+
+    /// Decoding refuses most of these; nothing behind it may rely on that to stay alive.
+    #[test]
+    fn no_shape_of_an_object_is_fatal() {
+        let namespace =
+            json!({"metadata": {"name": "n", "labels": {"pod-security.kubernetes.io/enforce": "restricted"}}});
+        let account = json!({"metadata": {"name": "default", "namespace": "n"}});
+        let range =
+            json!({"metadata": {"namespace": "n"}, "spec": {"limits": [{"type": "Container", "default": {"cpu": 1}}]}});
+        let quota = json!({"metadata": {"namespace": "n"}, "spec": 1, "status": {"hard": {"pods": "1", "cpu": 1}}});
+        let objects = fixture::Objects::default()
+            .with(resources::NAMESPACE, namespace)
+            .with(resources::SERVICE_ACCOUNT, account)
+            .with(resources::LIMIT_RANGE, range)
+            .with(resources::RESOURCE_QUOTA, quota);
+        let odd = [
+            json!(null),
+            json!([1]),
+            json!({"metadata": 1, "spec": 1, "status": 1}),
+            json!({"metadata": {"labels": 1, "annotations": []}, "spec": {"containers": [1, {"volumeMounts": 1}]}}),
+            json!({"spec": {"containers": {}, "tolerations": 1, "volumes": [1], "taints": 1}}),
+        ];
+        let key = Key::new("n", "x");
+        for (resource, object) in BUILT_IN.iter().flat_map(|resource| odd.iter().map(move |object| (resource, object)))
+        {
+            for user in [User::default(), User::new("system:node:x", &["system:nodes"])] {
+                for operation in [Operation::Create, Operation::Update, Operation::Delete] {
+                    let attributes = fixture::attributes(&user, resource, operation, &key, Some(object));
+                    let mut new = object.clone();
+                    // Refused or not, it answers.
+                    let _ = mutate(&attributes, &mut new, &objects);
+                    let _ = validate(&attributes, Some(&new), &objects);
+                    warning(&attributes, &new, &objects);
+                }
+            }
+        }
+    }
+}

@@ -205,8 +205,16 @@ mod tests {
         new: Value,
     ) -> String {
         let user = User::new("system:node:n1", &["system:nodes"]);
-        let attributes =
-            Attributes { user: &user, resource, subresource, operation, key, old: Some(&old), suffix: "abcde", disabled: &[] };
+        let attributes = Attributes {
+            user: &user,
+            resource,
+            subresource,
+            operation,
+            key,
+            old: Some(&old),
+            suffix: "abcde",
+            disabled: &[],
+        };
         validate(&attributes, Some(&new), &Objects::default()).err().map(|e| e.message().to_owned()).unwrap_or_default()
     }
 

@@ -221,6 +221,49 @@ mod tests {
 
     use super::*;
 
+    /// Decoding refuses most of these; nothing behind it may rely on that to stay alive.
+    #[test]
+    fn no_shape_of_an_object_is_fatal() {
+        let odd = [
+            json!(null),
+            json!(1),
+            json!("a"),
+            json!([]),
+            json!([null, 1, "a", [], {}]),
+            json!({}),
+            json!({"containers": [1, {"env": [{"valueFrom": {"resourceFieldRef": "a"}}]}], "volumes": ["a", {"projected": 1}]}),
+            json!({"template": {"metadata": 1, "spec": {"containers": {}}}, "selector": [], "ports": [1], "limits": [1]}),
+            json!({"template": 1, "conditions": 1, "names": 1, "behavior": 1, "service": 1, "resources": 1, "devices": [1]}),
+        ];
+        let fields = [
+            "metadata", "spec", "status", "data", "subsets", "webhooks", "rules", "roleRef", "subjects", "template",
+            "ports",
+        ];
+        for resource in api_types::resources::BUILT_IN {
+            let rules = rules(resource);
+            for value in &odd {
+                let filled = fields.iter().map(|field| ((*field).to_owned(), value.clone())).collect();
+                for object in [Value::Object(filled), value.clone()] {
+                    let (mut new, old) = (object.clone(), object);
+                    (rules.default)(&mut new);
+                    (rules.prepare_create)(&mut new);
+                    (rules.prepare_update)(&mut new, &old);
+                    (rules.prepare_status_update)(&mut new, &old);
+                    (rules.validate)(&new);
+                    (rules.validate_update)(&new, &old);
+                    (rules.validate_status_update)(&new, &old);
+                    (rules.warnings)(&old);
+                    (rules.selectable)(&old);
+                    (rules.graceful)(&old, None);
+                    (rules.is_held)(&old);
+                    (rules.mark_deleted)(&mut new);
+                    meta::validate_create(resource, &old, rules.name);
+                    meta::validate_update(&new, &old);
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_status_update_takes_the_status() {
         let old = json!({"metadata": {"generation": 1}, "spec": {"a": 1}, "status": {"b": 1}});

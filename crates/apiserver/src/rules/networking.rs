@@ -23,6 +23,7 @@ use super::{
     selector::label_selector,
 };
 
+const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
 const CONTROLLER_MAX: usize = 250;
 const SPEC: Path = Path::root("spec");
 /// Parts of a path that a proxy might read as another path.
@@ -43,7 +44,7 @@ pub const INGRESS: Rules = Rules {
         let changed = new.get("spec") != old.get("spec");
         next_generation(new, old, changed);
     },
-    validate: |ingress| check(ingress, validate_ingress),
+    validate: |ingress| check(ingress, validate_new_ingress),
     validate_update: |ingress, _| check(ingress, validate_ingress),
     ..PLAIN
 };
@@ -122,6 +123,18 @@ fn default_policy(policy: &mut Value) {
         let both = is_present(spec, "egress") && !list(spec, "egress").is_empty();
         set(spec, "policyTypes", if both { vec!["Ingress", "Egress"] } else { vec!["Ingress"] });
     }
+}
+
+/// The class is named by the field or, the old way, by the annotation.
+fn validate_new_ingress(ingress: &Ingress, errors: &mut Errors) {
+    let annotations = ingress.metadata.annotations.as_ref();
+    let class = annotations.and_then(|annotations| annotations.get(CLASS_ANNOTATION));
+    let is_named = ingress.spec.as_ref().is_some_and(|spec| spec.ingress_class_name.is_some());
+    if let Some(class) = class.filter(|_| is_named) {
+        let path = Path::root("metadata.annotations");
+        errors.invalid(&path.field(CLASS_ANNOTATION), class, "can not be set when the class field is also set");
+    }
+    validate_ingress(ingress, errors);
 }
 
 fn validate_ingress(ingress: &Ingress, errors: &mut Errors) {

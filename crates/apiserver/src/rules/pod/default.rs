@@ -166,7 +166,9 @@ fn default_field_ref(source: &mut Value) {
 fn canonical_divisor(source: &mut Value) {
     if let Some(reference) = field(source, "resourceFieldRef") {
         fill(reference, "divisor", "0");
-        canonical_amount(&mut reference["divisor"]);
+        if let Some(divisor) = field(reference, "divisor") {
+            canonical_amount(divisor);
+        }
     }
 }
 

@@ -31,6 +31,7 @@ const WORKLOAD: Rules = Rules {
 
 pub const DEPLOYMENT: Rules = Rules {
     default: default_deployment,
+    prepare_update: prepare_deployment_update,
     prepare_status_update: prepare_deployment_status,
     validate: |deployment| check(deployment, validate::deployment),
     validate_update: |new, old| check_change(new, old, validate::deployment_update),
@@ -126,6 +127,15 @@ fn default_deployment(deployment: &mut Value) {
         fill(rolling, "maxUnavailable", MAX_SHIFT);
         fill(rolling, "maxSurge", MAX_SHIFT);
     }
+}
+
+/// Annotations count, too: they are copied to the ReplicaSets.
+fn prepare_deployment_update(new: &mut Value, old: &Value) {
+    copy(new, old, "status");
+    let annotations =
+        |object: &Value| object.pointer("/metadata/annotations").filter(|annotations| !is_empty(annotations)).cloned();
+    let changed = new.get("spec") != old.get("spec") || annotations(new) != annotations(old);
+    next_generation(new, old, changed);
 }
 
 /// Labels of a Deployment cannot be changed through its status, unlike those of its kin.
@@ -243,6 +253,14 @@ mod tests {
         new["spec"]["replicas"] = json!(2);
         prepare_update(&mut new, &old);
         assert_eq!(new["metadata"]["generation"], 3);
+    }
+
+    #[test]
+    fn annotations_of_a_deployment_count() {
+        let old = json!({"metadata": {"generation": 1}, "spec": {}});
+        let mut new = json!({"metadata": {"generation": 1, "annotations": {"a": "b"}}, "spec": {}});
+        prepare_deployment_update(&mut new, &old);
+        assert_eq!(new["metadata"]["generation"], 2);
     }
 
     #[test]
