@@ -2,6 +2,7 @@
 //! priority classes, namespaces and the `kubernetes` Service. Made and mended at start; the few
 //! that the cluster cannot be without are put back whenever they change.
 
+mod endpoints;
 pub mod objects;
 pub mod reconcile;
 
@@ -37,7 +38,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
 /// Writes what is missing, says so to health, and keeps what must be kept until `shutdown`.
 pub async fn run(server: Arc<Server>, shutdown: CancellationToken) {
-    let settings = settings(&server.flags);
+    let (settings, own) = (settings(&server.flags), own_address(&server.flags));
     let work = async {
         if let Err(why) = server.cache.catch_up().await {
             tracing::warn!(%why, "bootstrap waits for the store");
@@ -47,13 +48,14 @@ pub async fn run(server: Arc<Server>, shutdown: CancellationToken) {
         }
         until_written(&server, objects::namespaces()).await;
         until_written(&server, objects::objects(&settings)).await;
+        endpoints::start(&server, own).await;
         server.health.is_bootstrapped.store(true, Ordering::Release);
         tracing::info!("bootstrapped");
         repair_addresses(&server).await;
-        keep(&server, &settings).await;
+        tokio::join!(keep(&server, &settings), endpoints::keep(&server, own));
     };
     tokio::select! {
-        () = shutdown.cancelled() => {}
+        () = shutdown.cancelled() => endpoints::leave(&server, own).await,
         () = work => {}
     }
 }
@@ -66,7 +68,6 @@ pub fn own_address(flags: &Flags) -> SocketAddr {
 }
 
 fn settings(flags: &Flags) -> Settings {
-    let own = own_address(flags);
     let client_ca = flags.serving.client_ca_file.as_ref().and_then(|path| match std::fs::read_to_string(path) {
         Ok(pem) => Some(pem),
         Err(why) => {
@@ -74,12 +75,7 @@ fn settings(flags: &Flags) -> Settings {
             None
         }
     });
-    Settings {
-        advertise_address: own.ip(),
-        secure_port: own.port(),
-        service_ranges: flags.services.service_cluster_ip_range.clone(),
-        client_ca,
-    }
+    Settings { secure_port: flags.port(), service_ranges: flags.services.service_cluster_ip_range.clone(), client_ca }
 }
 
 /// The address from which this machine reaches others. Connecting a datagram socket sends nothing.
@@ -188,7 +184,7 @@ async fn repair_addresses(server: &Arc<Server>) {
 
 /// Puts namespaces and the `kubernetes` Service back when somebody takes them away.
 async fn keep(server: &Arc<Server>, settings: &Settings) {
-    let kept: Vec<Wanted> = objects::namespaces().into_iter().chain(objects::kubernetes_service(settings)).collect();
+    let kept: Vec<Wanted> = objects::namespaces().into_iter().chain([objects::kubernetes_service(settings)]).collect();
     let changed = Arc::new(Notify::new());
     for wanted in &kept {
         let (key, changed) = (key(wanted), changed.clone());

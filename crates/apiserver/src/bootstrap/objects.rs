@@ -1,7 +1,7 @@
 //! The objects that stand in every cluster, as data: what is wanted, and how much of it an
 //! administrator may have changed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use api_types::{
     Object, Resource,
@@ -61,8 +61,6 @@ impl Wanted {
 /// What of the objects depends on the flags.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where others reach this apiserver.
-    pub advertise_address: IpAddr,
     pub secure_port: u16,
     /// One range, or one of each family; the first gives the `kubernetes` Service its address.
     pub service_ranges: Vec<IpNet>,
@@ -85,7 +83,7 @@ pub fn objects(settings: &Settings) -> Vec<Wanted> {
     wanted.extend(flow());
     wanted.extend(priority_classes());
     wanted.extend(api_services());
-    wanted.extend(kubernetes_service(settings));
+    wanted.push(kubernetes_service(settings));
     wanted.push(service_cidr(settings));
     wanted.push(extension_authentication(settings));
     wanted
@@ -247,10 +245,8 @@ fn api_services() -> Vec<Wanted> {
     API_SERVICES.iter().map(service).collect()
 }
 
-/// The Service `kubernetes` and where it leads: to this apiserver.
-pub fn kubernetes_service(settings: &Settings) -> Vec<Wanted> {
-    let address = settings.advertise_address;
-    let port = json!({"name": "https", "port": settings.secure_port, "protocol": "TCP"});
+/// The Service `kubernetes`; see [`kubernetes_endpoints`] for where it leads.
+pub fn kubernetes_service(settings: &Settings) -> Wanted {
     let service_ip = settings.service_ranges.first().and_then(|range| range.hosts().next());
     let mut service = json!({
         "apiVersion": "v1",
@@ -270,6 +266,13 @@ pub fn kubernetes_service(settings: &Settings) -> Vec<Wanted> {
         service["spec"]["clusterIP"] = json!(ip);
         service["spec"]["clusterIPs"] = json!([ip]);
     }
+    Wanted::new(core::Service::RESOURCE, service, Insist::Existence)
+}
+
+/// Endpoints and EndpointSlice of the apiservers at `addresses`, all of one family and on `own`'s port.
+pub fn kubernetes_endpoints(own: SocketAddr, addresses: &[IpAddr]) -> [Wanted; 2] {
+    let port = json!({"name": "https", "port": own.port(), "protocol": "TCP"});
+    let ips: Vec<Value> = addresses.iter().map(|ip| json!({"ip": ip})).collect();
     let endpoints = json!({
         "apiVersion": "v1",
         "kind": "Endpoints",
@@ -278,8 +281,10 @@ pub fn kubernetes_service(settings: &Settings) -> Vec<Wanted> {
             "namespace": "default",
             "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"},
         },
-        "subsets": [{"addresses": [{"ip": address}], "ports": [port]}],
+        "subsets": [{"addresses": ips, "ports": [port]}],
     });
+    let each: Vec<Value> =
+        addresses.iter().map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
@@ -288,15 +293,13 @@ pub fn kubernetes_service(settings: &Settings) -> Vec<Wanted> {
             "namespace": "default",
             "labels": {"kubernetes.io/service-name": "kubernetes"},
         },
-        "addressType": if address.is_ipv4() { "IPv4" } else { "IPv6" },
-        "endpoints": [{"addresses": [address], "conditions": {"ready": true}}],
+        "addressType": if own.is_ipv4() { "IPv4" } else { "IPv6" },
+        "endpoints": each,
         "ports": [port],
     });
-    let wanted = Wanted::new;
-    vec![
-        wanted(core::Service::RESOURCE, service, Insist::Existence),
-        wanted(core::Endpoints::RESOURCE, endpoints, Insist::Fields(&["subsets"])),
-        wanted(discovery::EndpointSlice::RESOURCE, slice, Insist::Fields(&["endpoints", "ports"])),
+    [
+        Wanted::new(core::Endpoints::RESOURCE, endpoints, Insist::Fields(&["subsets"])),
+        Wanted::new(discovery::EndpointSlice::RESOURCE, slice, Insist::Fields(&["endpoints", "ports"])),
     ]
 }
 
@@ -335,7 +338,6 @@ mod tests {
 
     fn settings() -> Settings {
         Settings {
-            advertise_address: "192.0.2.2".parse().expect("an address"),
             secure_port: 6443,
             service_ranges: vec!["10.96.0.0/16".parse().expect("a range")],
             client_ca: Some("PEM".to_owned()),
@@ -344,7 +346,9 @@ mod tests {
 
     #[test]
     fn every_object_has_its_head() {
-        let all: Vec<Wanted> = namespaces().into_iter().chain(objects(&settings())).collect();
+        let own: SocketAddr = "192.0.2.2:6443".parse().expect("an address");
+        let endpoints = kubernetes_endpoints(own, &[own.ip()]);
+        let all: Vec<Wanted> = namespaces().into_iter().chain(objects(&settings())).chain(endpoints).collect();
         for wanted in &all {
             assert_eq!(wanted.object["apiVersion"], wanted.resource.api_version());
             assert_eq!(wanted.object["kind"], wanted.resource.kind.as_ref());
