@@ -7,11 +7,11 @@ use api_types::{
     Key, Object, Resource,
     jiff::Timestamp,
     k8s::{
-        apps, batch, certificates, coordination,
+        apps, batch, coordination,
         core::{self, Pod},
         discovery::EndpointSlice,
         meta::ObjectMeta,
-        policy, rbac,
+        policy, rbac, storage,
     },
     resources,
 };
@@ -135,10 +135,11 @@ caches! {
     }
     cron_jobs: batch::CronJob {}
     volume_claims: core::PersistentVolumeClaim { .index(BY_NAMESPACE, |it| vec![it.namespace().to_owned()]) }
+    volumes: core::PersistentVolume {}
+    attribute_classes: storage::VolumeAttributesClass {}
     quotas: core::ResourceQuota { .index(BY_NAMESPACE, |it| vec![it.namespace().to_owned()]) }
     budgets: policy::PodDisruptionBudget { .index(BY_NAMESPACE, |it| vec![it.namespace().to_owned()]) }
     cluster_roles: rbac::ClusterRole {}
-    signing_requests: certificates::CertificateSigningRequest {}
 }
 
 fn owner(meta: &ObjectMeta) -> Vec<String> {

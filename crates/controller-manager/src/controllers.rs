@@ -20,7 +20,7 @@ use crate::{
     reconcile::{self, Controller, Means},
     replica_set, replication_controller, role_aggregation, root_ca, service_account,
     settings::Settings,
-    stateful_set, taint_eviction, ttl_after_finished,
+    stateful_set, storage_protection, taint_eviction, ttl_after_finished,
 };
 
 /// Every controller that is a row. Two are not, as they work on objects of all kinds: the garbage
@@ -45,6 +45,9 @@ pub static ALL: &[&Controller] = &[
     &disruption::CONTROLLER,
     &role_aggregation::CONTROLLER,
     &quota::CONTROLLER,
+    &storage_protection::CLAIMS,
+    &storage_protection::VOLUMES,
+    &storage_protection::ATTRIBUTE_CLASSES,
 ];
 
 /// What it takes to run them.

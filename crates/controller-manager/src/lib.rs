@@ -37,5 +37,6 @@ mod service_account;
 mod service_pods;
 pub mod settings;
 mod stateful_set;
+mod storage_protection;
 mod taint_eviction;
 mod ttl_after_finished;
