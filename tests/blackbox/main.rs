@@ -4,6 +4,7 @@
 mod authorisation;
 mod bad_input;
 mod discovery;
+mod golden;
 mod lists;
 mod operation;
 mod patches;

@@ -6,7 +6,7 @@ use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duratio
 use api_types::ApiError;
 use daemon::tls::ReloadingServerConfig;
 use futures::FutureExt;
-use http::{HeaderValue, Method, Response, header};
+use http::{HeaderValue, Method, Response, header, request::Parts};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -26,7 +26,7 @@ use crate::{
     codec::{
         accept::{self, Accepted, Shapes},
         body::Body,
-        reply,
+        decode, reply,
     },
     paths,
     request::{self, Request},
@@ -169,7 +169,10 @@ impl Front {
             return self.authorized(request, http, peer).await;
         }
         let is_reading = matches!(*http.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        let _place = self.place(is_reading)?;
+        let _place = match self.place(is_reading) {
+            Ok(place) => place,
+            Err(refusal) => return Err(drained(refusal, http)),
+        };
         let _counted = self.server.metrics.in_flight(is_reading);
         match timeout(self.server.flags.request_timeout, Box::pin(self.authorized(request, http, peer))).await {
             Ok(result) => result,
@@ -196,35 +199,38 @@ impl Front {
         peer: Peer,
     ) -> Result<Response<Body>, ApiError> {
         let (parts, incoming) = http.into_parts();
+        let identified = self.identified(request, &parts, peer);
+        let http = http::Request::from_parts(parts, incoming);
+        let user = match identified {
+            Ok(user) => user,
+            Err(refusal) => return Err(drained(refusal, http)),
+        };
+        if request.target.is_some() {
+            return verbs::dispatch(self.server.clone(), request.clone(), user, http).await;
+        }
+        let answered = paths::answer(&self.server, request, &http).await;
+        decode::drain(http.into_body());
+        answered
+    }
+
+    fn identified(&self, request: &Request, parts: &Parts, peer: Peer) -> Result<User, ApiError> {
         let server = &self.server;
         let chain = peer.as_ref().map(|chain| chain.as_slice());
-        // Who is known and who may do what is in the cache: until it is loaded, nobody is refused on its account.
-        if !server.cache.is_loaded() && !authn::is_open(&request.path) {
-            let starting = |why| ApiError::unavailable(format!("the server is starting: {why}")).with_retry_after(1);
-            server.cache.catch_up().await.map_err(starting)?;
-        }
-        let user = match server.authenticator.authenticate(&parts, chain)? {
+        let user = match server.authenticator.authenticate(parts, chain)? {
             Some(user) => user,
             None if server.flags.access.anonymous_auth => authn::anonymous(&request.path)?,
             None => return Err(ApiError::unauthorized()),
         };
         let user = impersonation::impersonate(&parts.headers, &user, &server.authorizer)?.unwrap_or(user);
         server.authorizer.check(&user, &Attributes::of(request))?;
-        let http = http::Request::from_parts(parts, incoming);
-        self.dispatch(request, user, http).await
+        Ok(user)
     }
+}
 
-    async fn dispatch(
-        &self,
-        request: &Request,
-        user: User,
-        http: http::Request<Incoming>,
-    ) -> Result<Response<Body>, ApiError> {
-        match &request.target {
-            Some(_) => verbs::dispatch(self.server.clone(), request.clone(), user, http).await,
-            None => paths::answer(&self.server, request, &http).await,
-        }
-    }
+/// A refusal of a request whose body nobody has read.
+fn drained(refusal: ApiError, http: http::Request<Incoming>) -> ApiError {
+    decode::drain(http.into_body());
+    refusal
 }
 
 /// Connections still hold the tracker while they shake hands.

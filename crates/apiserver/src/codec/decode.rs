@@ -1,10 +1,13 @@
 //! Request bodies: bytes of a declared format -> JSON values. Pure, but for reading the
 //! body off the wire.
 
+use std::time::Duration;
+
 use api_types::{ApiError, options::FieldValidation, schema};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use http_body::Body as _;
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use serde_json::Value;
 
@@ -22,13 +25,42 @@ pub enum BodyFormat {
     Protobuf,
 }
 
+/// What is read and thrown away of a body that is refused.
+const DRAINED_BYTES_MAX: usize = 16 << 20;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Reads a whole body, up to the limit.
-pub async fn body(incoming: Incoming) -> Result<Bytes, ApiError> {
-    match Limited::new(incoming, BODY_BYTES_MAX).collect().await {
-        Ok(body) => Ok(body.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(ApiError::too_large(BODY_BYTES_MAX)),
-        Err(error) => Err(ApiError::bad_request(format!("the body could not be read: {error}"))),
+pub async fn body(mut incoming: Incoming) -> Result<Bytes, ApiError> {
+    let mut body = BytesMut::new();
+    while let Some(frame) = incoming.frame().await {
+        let frame = frame.map_err(|error| ApiError::bad_request(format!("the body could not be read: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if body.len() + data.len() > BODY_BYTES_MAX {
+            drain(incoming);
+            return Err(ApiError::too_large(BODY_BYTES_MAX));
+        }
+        body.extend_from_slice(&data);
     }
+    Ok(body.freeze())
+}
+
+/// Keeps the client's stream open until it has sent its body, while it is answered already. Dropping the body
+/// instead would reset an HTTP/2 stream, and the client might never see why it was refused.
+pub fn drain(mut incoming: Incoming) {
+    if incoming.is_end_stream() {
+        return;
+    }
+    let drained = async move {
+        let mut read = 0;
+        while let Some(Ok(frame)) = incoming.frame().await {
+            read += frame.data_ref().map_or(0, Bytes::len);
+            if read > DRAINED_BYTES_MAX {
+                return;
+            }
+        }
+    };
+    // Nobody awaits it: it ends with the connection, or by its own limits.
+    tokio::spawn(tokio::time::timeout(DRAIN_TIMEOUT, drained));
 }
 
 /// The declared media type, without parameters.

@@ -60,17 +60,17 @@ pub async fn dispatch(
     user: User,
     http: http::Request<Incoming>,
 ) -> Result<Response<Body>, ApiError> {
-    let Some(target) = &request.target else { return Ok(page_not_found()) };
-    let Some(kind) = server.kinds.find(&target.group, &target.version, &target.resource) else {
-        let is_served = server.kinds.table().has_group_version(&target.group, &target.version);
-        return if is_served { Err(ApiError::unknown_resource()) } else { Ok(page_not_found()) };
+    let (kind, target, verb) = match asked(&server, &request) {
+        Ok(Some(asked)) => asked,
+        not_served => {
+            decode::drain(http.into_body());
+            return not_served.map(|_| page_not_found());
+        }
     };
-    let Some(verb) = allowed(&kind, target, request.verb)? else { return Ok(page_not_found()) };
     let hook = subresource::hook(&kind.resource, &target.subresource);
     if let Some(hook @ (Hook::Post(_) | Hook::Connect(_))) = hook {
         return call(hook, Call { server, request, kind, user }, http).await;
     }
-    let target = target.clone();
     let (parts, incoming) = http.into_parts();
     let ask = Ask {
         rules: rules::rules(&kind.resource),
@@ -82,19 +82,31 @@ pub async fn dispatch(
         query: request.query,
         headers: parts.headers,
     };
+    let body = decode::body(incoming).await?;
     if ask.subresource == "scale" {
-        return scale::answer(&ask, verb, incoming).await;
+        return scale::answer(&ask, verb, body).await;
     }
     match verb {
         Verb::Get => ask.get().await,
         Verb::List => ask.list().await,
         Verb::Watch => ask.watch().await,
-        Verb::Create => ask.create(decode::body(incoming).await?).await,
-        Verb::Update => ask.put(decode::body(incoming).await?).await,
-        Verb::Patch => ask.patch(decode::body(incoming).await?).await,
-        Verb::Delete => ask.delete(decode::body(incoming).await?).await,
-        Verb::DeleteCollection => ask.delete_collection(decode::body(incoming).await?).await,
+        Verb::Create => ask.create(body).await,
+        Verb::Update => ask.put(body).await,
+        Verb::Patch => ask.patch(body).await,
+        Verb::Delete => ask.delete(body).await,
+        Verb::DeleteCollection => ask.delete_collection(body).await,
     }
+}
+
+/// The row, target and verb of a request; `Ok(None)` for a path that names nothing.
+fn asked(server: &Server, request: &Request) -> Result<Option<(Arc<Kind>, Target, Verb)>, ApiError> {
+    let Some(target) = &request.target else { return Ok(None) };
+    let Some(kind) = server.kinds.find(&target.group, &target.version, &target.resource) else {
+        let is_served = server.kinds.table().has_group_version(&target.group, &target.version);
+        return if is_served { Err(ApiError::unknown_resource()) } else { Ok(None) };
+    };
+    let verb = allowed(&kind, target, request.verb)?;
+    Ok(verb.map(|verb| (kind, target.clone(), verb)))
 }
 
 /// The verb, if the row has it; `Ok(None)` for a path that names nothing.
@@ -134,10 +146,10 @@ async fn call(hook: Hook, call: Call, http: http::Request<Incoming>) -> Result<R
         Hook::Connect(connect) => connect(call, http).await,
         Hook::Post(post) => {
             let (parts, incoming) = http.into_parts();
+            let body = decode::body(incoming).await?;
             let accepted = accept::negotiate(&parts.headers, &call.request.query, Shapes::ObjectOnly)?;
             let validation = api_types::options::WriteOptions::for_create(&call.request.query)?.field_validation;
             let format = decode::format(&parts.headers)?;
-            let body = decode::body(incoming).await?;
             let target = call.request.target.clone().unwrap_or_default();
             let decoded = match call.kind.resource.subresource(&target.subresource) {
                 Some(sub) => {

@@ -6,8 +6,8 @@ use api_types::{
     labels::Selector,
     options::{GetOptions, PatchKind, PatchOptions, WriteOptions},
 };
+use bytes::Bytes;
 use http::{Response, StatusCode};
-use hyper::body::Incoming;
 use serde_json::{Value, json};
 
 use super::{Ask, create::Written, meta, patch::Patch, update::Changed};
@@ -20,12 +20,11 @@ use crate::codec::{
 
 const KIND: (&str, &str, &str) = ("autoscaling", "v1", "Scale");
 
-pub(super) async fn answer(ask: &Ask, verb: Verb, incoming: Incoming) -> Result<Response<Body>, ApiError> {
+pub(super) async fn answer(ask: &Ask, verb: Verb, body: Bytes) -> Result<Response<Body>, ApiError> {
     let accepted = ask.accepted(Shapes::ObjectOnly)?;
     let written = match verb {
         Verb::Update => {
             let options = WriteOptions::for_update(&ask.query)?;
-            let body = decode::body(incoming).await?;
             let format = decode::format(&ask.headers)?;
             let Decoded { object: scale, warnings } = decode::typed(&body, format, KIND, options.field_validation)?;
             let change = |old: &Value| changed(ask, old, scale.clone());
@@ -34,7 +33,6 @@ pub(super) async fn answer(ask: &Ask, verb: Verb, incoming: Incoming) -> Result<
             written
         }
         Verb::Patch => {
-            let body = decode::body(incoming).await?;
             let patch = Patch::parse(decode::media_type(&ask.headers), body, KIND)?;
             let options = PatchOptions::from_query(&ask.query, PatchKind::Other)?.write;
             let change = |old: &Value| {
