@@ -83,6 +83,13 @@ impl Pods {
         }
     }
 
+    /// The pod's object in the API is a new one.
+    pub fn wake_untold(&self, uid: &str) {
+        if let Some(mailbox) = self.mailboxes.lock().get(uid) {
+            mailbox.put_untold();
+        }
+    }
+
     /// An object that the pod refers to has changed.
     pub fn wake_objects_changed(&self, uid: &str) {
         if let Some(mailbox) = self.mailboxes.lock().get(uid) {

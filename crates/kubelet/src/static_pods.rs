@@ -163,10 +163,7 @@ pub async fn follow(
         running = wanted;
         let mut all_mirrored = true;
         if api_pods.is_synced() {
-            all_mirrored = mirror(&host, &running, &api_pods).await;
-            for uid in running.keys() {
-                pods.wake(uid);
-            }
+            all_mirrored = mirror(&host, &running, &api_pods, &pods).await;
         }
         let retry = async {
             match all_mirrored {
@@ -183,7 +180,7 @@ pub async fn follow(
 }
 
 /// Brings the mirrors in line with the files; answers whether all is well.
-async fn mirror(host: &Host, running: &BTreeMap<String, Arc<Pod>>, api_pods: &Cache<Pod>) -> bool {
+async fn mirror(host: &Host, running: &BTreeMap<String, Arc<Pod>>, api_pods: &Cache<Pod>, pods: &Pods) -> bool {
     let mut all = true;
     for mirror in api_pods.list().into_iter().filter(|pod| is_mirror(pod)) {
         let is_wanted = running.values().any(|pod| pod.key() == mirror.key() && mirrors(&mirror, pod));
@@ -194,6 +191,7 @@ async fn mirror(host: &Host, running: &BTreeMap<String, Arc<Pod>>, api_pods: &Ca
     for pod in running.values() {
         if api_pods.get(&pod.key()).is_none() {
             all &= told("create", &pod.key(), create(&host.api, pod, &host.settings.node).await);
+            pods.wake_untold(pod.uid());
         }
     }
     all

@@ -54,6 +54,10 @@ impl Teller {
             Some(_) | None => cached,
         }
     }
+    /// What was told before is lost.
+    pub fn begin_anew(&mut self) {
+        (self.last, self.retry_at) = (None, None);
+    }
     pub fn retry_at(&self) -> Option<Timestamp> {
         self.retry_at
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use api_types::{
-    Object,
+    Key, Object,
     jiff::{SignedDuration, Timestamp},
     k8s::core::{Container, Pod},
 };
@@ -65,6 +65,8 @@ struct MailState {
     gone: bool,
     /// An object that the pod refers to has changed.
     objects_changed: bool,
+    /// The API has a new object for the pod, which knows nothing yet.
+    untold: bool,
 }
 
 impl Mailbox {
@@ -85,6 +87,10 @@ impl Mailbox {
     }
     pub fn put_objects_changed(&self) {
         self.state.lock().objects_changed = true;
+        self.woken.notify_one();
+    }
+    pub fn put_untold(&self) {
+        self.state.lock().untold = true;
         self.woken.notify_one();
     }
     /// Something happened to one of the pod's containers.
@@ -181,6 +187,9 @@ impl Worker {
         let (pod, desired) = self.desired();
         if std::mem::take(&mut self.mailbox.state.lock().objects_changed) {
             self.objects_changed();
+        }
+        if std::mem::take(&mut self.mailbox.state.lock().untold) {
+            self.teller.begin_anew();
         }
         if self.renew_at.is_some_and(|at| at <= now) && self.volumes == Volumes::Ready {
             self.volumes = Volumes::Stale;
@@ -357,14 +366,9 @@ impl Worker {
         if let Some(failure) = plan.failure.as_ref().filter(|_| !std::mem::replace(&mut self.failed, true)) {
             self.host.event(pod, "", EventKind::Normal, &failure.reason, failure.message.clone());
         }
-        let object = ObjectRef::new(Pod::RESOURCE, &pod.key());
-        self.host.ledger.explain(
-            object,
-            report::reasons(pod, desired, observed, plan)
-                .into_iter()
-                .map(|(code, message)| Reason::new(code, message))
-                .collect(),
-        );
+        let reasons = report::reasons(pod, desired, observed, plan);
+        let reasons = reasons.into_iter().map(|(code, message)| Reason::new(code, message)).collect();
+        self.host.ledger.explain(self.object(), reasons);
     }
 
     // long: one arm per step, each a line or two
@@ -479,11 +483,30 @@ impl Worker {
             Ended::Sandbox(result) => {
                 self.sandbox_failure = result.err().map(|refusal| failure(refusal, now, SANDBOX_RETRY_AFTER))
             }
-            Ended::Started { name, result } => self.started(&name, result, now),
-            Ended::Told(told) => self.teller.told(told, now),
-            Ended::Forgotten => self.forgotten = true,
+            Ended::Started { name, result } => {
+                if result.is_ok() {
+                    self.host.ledger.saw(self.object(), "ContainerStarted", "", now);
+                }
+                self.started(&name, result, now);
+            }
+            Ended::Told(told) => {
+                if let Told::Written { pod, .. } = &told {
+                    self.host.ledger.saw(self.object(), "StatusReported", pod.resource_version(), now);
+                }
+                self.teller.told(told, now);
+            }
+            Ended::Forgotten => {
+                self.host.ledger.explain(self.object(), vec![]);
+                self.forgotten = true;
+            }
             Ended::Other => {}
         }
+    }
+
+    /// The pod, as the ledger names it.
+    fn object(&self) -> ObjectRef {
+        let PodIdentity { namespace, name, .. } = self.mailbox.identity();
+        ObjectRef::new(Pod::RESOURCE, &Key::new(namespace.as_str(), name.as_str()))
     }
 
     fn volumes_failed(&mut self, refusal: Refusal, now: Timestamp) {
