@@ -45,7 +45,7 @@ pub fn anchor(name: &str) -> anyhow::Result<u32> {
     }
     let _ = docker("DELETE", &format!("/containers/{name}?force=true"), &[]);
     let body = serde_json::json!({
-        "Image": super::images::BUSYBOX, "Cmd": ["sleep", "2147483647"],
+        "Image": super::images::BUSYBOX, "Cmd": ["sleep", "2147483647"], "Hostname": name,
         "HostConfig": { "NetworkMode": "none", "RestartPolicy": { "Name": "unless-stopped" } },
     })
     .to_string();
