@@ -11,11 +11,15 @@ use path::Errors;
 pub mod address;
 pub mod amounts;
 pub mod autoscaling;
+pub mod certificate;
 pub mod config;
-pub mod control;
+pub mod coordination;
+pub mod device;
 pub mod edit;
 pub mod endpoints;
 pub mod event;
+pub mod extension;
+pub mod flow;
 pub mod limits;
 pub mod meta;
 pub mod namespace;
@@ -24,10 +28,11 @@ pub mod node;
 pub mod path;
 pub mod pod;
 pub mod rbac;
+pub mod scheduling;
 pub mod selector;
 pub mod service;
-pub mod small;
 pub mod storage;
+pub mod webhook;
 pub mod workload;
 
 /// What happens to dependents when the deleter does not say.
@@ -115,17 +120,17 @@ pub fn rules(resource: &Resource) -> Rules {
         ("", "secrets") => config::SECRET,
         ("", "serviceaccounts") => config::SERVICE_ACCOUNT,
         ("", "services") => service::RULES,
-        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => control::MUTATING_WEBHOOKS,
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => webhook::MUTATING_WEBHOOKS,
         ("admissionregistration.k8s.io", "validatingadmissionpolicies" | "mutatingadmissionpolicies") => {
-            control::ADMISSION_POLICY
+            webhook::ADMISSION_POLICY
         }
         ("admissionregistration.k8s.io", "validatingadmissionpolicybindings" | "mutatingadmissionpolicybindings") => {
-            control::ADMISSION_POLICY_BINDING
+            webhook::ADMISSION_POLICY_BINDING
         }
-        ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => control::VALIDATING_WEBHOOKS,
-        ("apiextensions.k8s.io", "customresourcedefinitions") => small::CUSTOM_RESOURCE_DEFINITION,
-        ("apiregistration.k8s.io", "apiservices") => small::API_SERVICE,
-        ("apps", "controllerrevisions") => small::CONTROLLER_REVISION,
+        ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => webhook::VALIDATING_WEBHOOKS,
+        ("apiextensions.k8s.io", "customresourcedefinitions") => extension::CUSTOM_RESOURCE_DEFINITION,
+        ("apiregistration.k8s.io", "apiservices") => extension::API_SERVICE,
+        ("apps", "controllerrevisions") => workload::CONTROLLER_REVISION,
         ("apps", "daemonsets") => workload::DAEMON_SET,
         ("apps", "deployments") => workload::DEPLOYMENT,
         ("apps", "replicasets") => workload::REPLICA_SET,
@@ -134,27 +139,27 @@ pub fn rules(resource: &Resource) -> Rules {
         ("autoscaling", "horizontalpodautoscalers") => autoscaling::AUTOSCALER,
         ("batch", "cronjobs") => workload::cron_job::RULES,
         ("batch", "jobs") => workload::job::RULES,
-        ("certificates.k8s.io", "certificatesigningrequests") => control::CERTIFICATE_REQUEST,
-        ("coordination.k8s.io", "leases") => small::LEASE,
+        ("certificates.k8s.io", "certificatesigningrequests") => certificate::CERTIFICATE_REQUEST,
+        ("coordination.k8s.io", "leases") => coordination::LEASE,
         ("discovery.k8s.io", "endpointslices") => endpoints::ENDPOINT_SLICE,
         ("events.k8s.io", "events") => event::NEWER,
-        ("flowcontrol.apiserver.k8s.io", "flowschemas") => control::FLOW_SCHEMA,
-        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => control::PRIORITY_LEVEL,
+        ("flowcontrol.apiserver.k8s.io", "flowschemas") => flow::FLOW_SCHEMA,
+        ("flowcontrol.apiserver.k8s.io", "prioritylevelconfigurations") => flow::PRIORITY_LEVEL,
         ("networking.k8s.io", "ingressclasses") => networking::INGRESS_CLASS,
         ("networking.k8s.io", "ingresses") => networking::INGRESS,
         ("networking.k8s.io", "ipaddresses") => networking::IP_ADDRESS,
         ("networking.k8s.io", "networkpolicies") => networking::NETWORK_POLICY,
         ("networking.k8s.io", "servicecidrs") => networking::SERVICE_CIDR,
-        ("node.k8s.io", "runtimeclasses") => small::RUNTIME_CLASS,
+        ("node.k8s.io", "runtimeclasses") => scheduling::RUNTIME_CLASS,
         ("policy", "poddisruptionbudgets") => autoscaling::DISRUPTION_BUDGET,
         ("rbac.authorization.k8s.io", "clusterrolebindings") => rbac::CLUSTER_ROLE_BINDING,
         ("rbac.authorization.k8s.io", "clusterroles") => rbac::CLUSTER_ROLE,
         ("rbac.authorization.k8s.io", "rolebindings") => rbac::ROLE_BINDING,
         ("rbac.authorization.k8s.io", "roles") => rbac::ROLE,
-        ("resource.k8s.io", "deviceclasses" | "resourceslices") => small::COUNTED,
-        ("resource.k8s.io", "resourceclaims") => small::RESOURCE_CLAIM,
-        ("resource.k8s.io", "resourceclaimtemplates") => small::RESOURCE_CLAIM_TEMPLATE,
-        ("scheduling.k8s.io", "priorityclasses") => small::PRIORITY_CLASS,
+        ("resource.k8s.io", "deviceclasses" | "resourceslices") => device::COUNTED,
+        ("resource.k8s.io", "resourceclaims") => device::RESOURCE_CLAIM,
+        ("resource.k8s.io", "resourceclaimtemplates") => device::RESOURCE_CLAIM_TEMPLATE,
+        ("scheduling.k8s.io", "priorityclasses") => scheduling::PRIORITY_CLASS,
         ("storage.k8s.io", "csidrivers") => storage::CSI_DRIVER,
         ("storage.k8s.io", "csinodes") => storage::CSI_NODE,
         ("storage.k8s.io", "csistoragecapacities") => storage::CSI_STORAGE_CAPACITY,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{
     PLAIN, Propagation, Rules, check, check_change,
     edit::{child, copy, each, fill, fill_text, first_generation, next_generation, set, text},
+    path::{Errors, Path},
     pod::{default::default_template, warnings},
 };
 
@@ -78,6 +79,27 @@ pub const POD_TEMPLATE: Rules = Rules {
         next_generation(new, old, changed);
     },
     returns_deleted: true,
+    ..PLAIN
+};
+
+/// A revision's data is what a rollback restores.
+///
+/// Source: `ValidateControllerRevisionUpdate` in pkg/apis/apps/validation.
+pub const CONTROLLER_REVISION: Rules = Rules {
+    validate: |revision| {
+        let mut errors = Errors::default();
+        if revision.get("data").is_none_or(Value::is_null) {
+            errors.required(&Path::root("data"), "data is mandatory");
+        }
+        let number = revision.get("revision").and_then(Value::as_i64).unwrap_or(0);
+        errors.non_negative(&Path::root("revision"), number);
+        errors.0
+    },
+    validate_update: |new, old| {
+        let mut errors = Errors::default();
+        errors.immutable(&Path::root("data"), &new.get("data"), &old.get("data"));
+        errors.0
+    },
     ..PLAIN
 };
 

@@ -1,35 +1,29 @@
-//! Kinds that steer the apiserver itself: admission webhooks, flow control, certificate
-//! requests.
+//! Admission webhooks, and policies in their stead.
 //!
-//! Source: pkg/apis/admissionregistration/{v1/defaults.go,validation/validation.go}, pkg/apis/flowcontrol/v1/defaults.go,
-//! pkg/apis/certificates/validation/validation.go.
+//! Source: pkg/apis/admissionregistration/{v1/defaults.go,validation/validation.go}.
 
 use std::collections::BTreeSet;
 
 use api_types::{
     FieldError,
-    k8s::{
-        admissionregistration::{RuleWithOperations, WebhookClientConfig},
-        certificates::CertificateSigningRequest,
-    },
+    k8s::admissionregistration::{RuleWithOperations, WebhookClientConfig},
     names,
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    PLAIN, Rules, check,
-    edit::{child, copy, each, field, fill, fill_text, first_generation, list, next_generation, set, text, text_at},
-    path::{Errors, IMMUTABLE, Path, items},
+    PLAIN, Rules,
+    device::COUNTED,
+    edit::{child, each, field, fill, fill_text, first_generation, list, next_generation, text},
+    path::{Errors, Path, items},
     selector::label_selector,
     workload,
 };
 
-const SPEC: Path = Path::root("spec");
 const WEBHOOK_TIMEOUT_S: i64 = 10;
 const WEBHOOK_TIMEOUT_MAX_S: i64 = 30;
 const CONDITIONS_MAX: usize = 64;
-const EXPIRATION_MIN_S: i32 = 600;
 const OPERATIONS: [&str; 5] = ["*", "CONNECT", "CREATE", "DELETE", "UPDATE"];
 const SCOPES: [&str; 3] = ["*", "Cluster", "Namespaced"];
 
@@ -204,43 +198,6 @@ fn validate_client(config: &WebhookClientConfig, path: &Path, errors: &mut Error
     }
 }
 
-pub const FLOW_SCHEMA: Rules = Rules {
-    default: |schema| {
-        child(schema, "status");
-        let spec = child(schema, "spec");
-        if spec.get("matchingPrecedence").and_then(Value::as_i64).unwrap_or(0) == 0 {
-            set(spec, "matchingPrecedence", 1000);
-        }
-    },
-    prepare_create: workload::prepare_create,
-    prepare_update: workload::prepare_update,
-    ..PLAIN
-};
-
-pub const PRIORITY_LEVEL: Rules = Rules {
-    default: |level| {
-        child(level, "status");
-        let spec = child(level, "spec");
-        if let Some(limited) = field(spec, "limited") {
-            fill(limited, "nominalConcurrencyShares", 30);
-            fill(limited, "lendablePercent", 0);
-            let response = child(limited, "limitResponse");
-            if let Some(queuing) = field(response, "queuing") {
-                for (name, default) in [("handSize", 8), ("queues", 64), ("queueLengthLimit", 50)] {
-                    fill(queuing, name, default);
-                }
-            }
-        }
-        if let Some(exempt) = field(spec, "exempt") {
-            fill(exempt, "nominalConcurrencyShares", 0);
-            fill(exempt, "lendablePercent", 0);
-        }
-    },
-    prepare_create: workload::prepare_create,
-    prepare_update: workload::prepare_update,
-    ..PLAIN
-};
-
 pub const ADMISSION_POLICY: Rules = Rules {
     default: |policy| {
         child(policy, "status");
@@ -263,7 +220,7 @@ pub const ADMISSION_POLICY_BINDING: Rules = Rules {
         }
     },
     unconditional_update: false,
-    ..super::small::COUNTED
+    ..COUNTED
 };
 
 fn default_match(resources: &mut Value) {
@@ -272,93 +229,6 @@ fn default_match(resources: &mut Value) {
     fill(resources, "objectSelector", json!({}));
     for rules in ["resourceRules", "excludeResourceRules"] {
         each(resources, rules).for_each(|rule| fill_text(rule, "scope", "*"));
-    }
-}
-
-/// Who asks is written by admission; the request never changes.
-pub const CERTIFICATE_REQUEST: Rules = Rules {
-    default: |request| {
-        child(request, "status");
-    },
-    prepare_create: |request| set(request, "status", json!({})),
-    prepare_update: |new, old| {
-        copy(new, old, "spec");
-        copy(new, old, "status");
-    },
-    prepare_status_update: |new, old| {
-        (PLAIN.prepare_status_update)(new, old);
-        keep_approval(new, old);
-    },
-    validate: |request| check(request, validate_request),
-    validate_status_update: |new, old| {
-        let mut errors = Errors::default();
-        if text_at(old, "/status/certificate") != text_at(new, "/status/certificate")
-            && !text_at(old, "/status/certificate").is_empty()
-        {
-            errors.invalid(&Path::root("status.certificate"), text_at(new, "/status/certificate"), IMMUTABLE);
-        }
-        errors.0.extend(kept_conditions(new, old));
-        errors.0
-    },
-    selectable: |request| vec![("spec.signerName", text_at(request, "/spec/signerName").to_owned())],
-    selectable_names: &["spec.signerName"],
-    ..PLAIN
-};
-
-const APPROVALS: [&str; 2] = ["Approved", "Denied"];
-
-/// Approval is given through /approval, never through /status.
-fn keep_approval(new: &mut Value, old: &Value) {
-    let is_approval = |condition: &&Value| APPROVALS.contains(&text(condition, "type"));
-    let status =
-        |request: &Value| request.get("status").map(|status| list(status, "conditions").to_vec()).unwrap_or_default();
-    let mut conditions: Vec<Value> = status(new).iter().filter(|condition| !is_approval(condition)).cloned().collect();
-    let approvals: Vec<Value> = status(old).iter().filter(is_approval).cloned().collect();
-    if conditions.is_empty() && approvals.is_empty() {
-        return;
-    }
-    conditions.splice(..0, approvals);
-    set(child(new, "status"), "conditions", conditions);
-}
-
-/// Conditions are added and never taken back.
-pub fn kept_conditions(new: &Value, old: &Value) -> Vec<FieldError> {
-    let mut errors = Errors::default();
-    let kinds = |request: &Value| -> BTreeSet<String> {
-        let status = request.get("status").map(|status| list(status, "conditions")).unwrap_or_default();
-        status.iter().map(|condition| text(condition, "type").to_owned()).collect()
-    };
-    let (after, before) = (kinds(new), kinds(old));
-    let path = Path::root("status.conditions");
-    for kind in before.difference(&after).filter(|kind| ["Approved", "Denied", "Failed"].contains(&kind.as_str())) {
-        errors.forbidden(&path, format!("updates may not remove a condition of type {kind:?}"));
-    }
-    if after.contains("Approved") && after.contains("Denied") {
-        errors.invalid(&path, "Approved", "Approved and Denied conditions are mutually exclusive");
-    }
-    errors.0
-}
-
-fn validate_request(request: &CertificateSigningRequest, errors: &mut Errors) {
-    let spec = &request.spec;
-    if !spec.request.0.starts_with(b"-----BEGIN CERTIFICATE REQUEST-----") {
-        let detail = "unable to parse csr: PEM block type must be CERTIFICATE REQUEST";
-        errors.invalid(&SPEC.field("request"), &spec.request, detail);
-    }
-    if items(&spec.usages).is_empty() {
-        errors.required(&SPEC.field("usages"), "usages must contain at least one value");
-    }
-    match spec.signer_name.split_once('/') {
-        None if spec.signer_name.is_empty() => errors.required(&SPEC.field("signerName"), ""),
-        Some((domain, path)) if names::dns1123_subdomain(domain).is_empty() && !path.is_empty() => {}
-        Some(_) | None => {
-            let detail = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
-            errors.invalid(&SPEC.field("signerName"), &spec.signer_name, detail);
-        }
-    }
-    if let Some(expiration_s) = spec.expiration_seconds.filter(|expiration_s| *expiration_s < EXPIRATION_MIN_S) {
-        let detail = "may not specify a duration less than 600 seconds (10 minutes)";
-        errors.invalid(&SPEC.field("expirationSeconds"), expiration_s, detail);
     }
 }
 
@@ -384,22 +254,6 @@ mod tests {
                 "webhooks[0].name: Invalid value: \"a\": should be a domain with at least three segments separated by dots",
                 "webhooks[0].timeoutSeconds: Invalid value: 31: the timeout value must be between 1 and 30 seconds",
             ]
-        );
-    }
-
-    #[test]
-    fn approval_is_not_a_matter_of_status() {
-        let old = json!({"spec": {"a": 1}, "status": {"conditions": [{"type": "Approved"}]}});
-        let mut new = json!({"spec": {"a": 2}, "status": {"conditions": [{"type": "Denied"}, {"type": "Failed"}], "certificate": "x"}});
-        (CERTIFICATE_REQUEST.prepare_status_update)(&mut new, &old);
-        assert_eq!(
-            new,
-            json!({"spec": {"a": 1}, "status": {"conditions": [{"type": "Approved"}, {"type": "Failed"}], "certificate": "x"}})
-        );
-        let emptied = json!({"status": {}});
-        assert_eq!(
-            texts(kept_conditions(&emptied, &old)),
-            ["status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""]
         );
     }
 }
