@@ -99,7 +99,10 @@ fn validate_update(new: &PersistentVolumeClaim, old: &PersistentVolumeClaim, err
     };
     if is_bound {
         munged.resources.clone_from(&before.resources);
-        if storage(after) < storage(before) {
+        // A growth that failed may be taken back, down to what is there.
+        let capacity = old.status.as_ref().and_then(|status| status.capacity.as_ref()?.get("storage"));
+        let floor = capacity.map(amounts::parse).or(storage(before));
+        if storage(after) < floor {
             errors.forbidden(&SPEC.field("resources.requests.storage"), "field can not be less than status.capacity");
         }
         munged.volume_attributes_class_name.clone_from(&before.volume_attributes_class_name);
@@ -191,6 +194,31 @@ mod tests {
             claim,
             json!({"spec": {"resources": {"requests": {"storage": "512Mi"}}, "volumeMode": "Filesystem"},
                 "status": {"phase": "Pending"}})
+        );
+    }
+
+    #[test]
+    fn bound_claims_grow() {
+        let claim = |size: &str, phase: &str| {
+            let mut claim = json!({"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}},
+                "status": {"phase": phase, "capacity": {"storage": "2Gi"}}});
+            default(&mut claim);
+            claim
+        };
+        let refused = |new: &str, old: &str, phase: &str| {
+            crate::rules::texts((RULES.validate_update)(&claim(new, phase), &claim(old, phase)))
+        };
+        assert_eq!(refused("5Gi", "3Gi", "Bound"), [""; 0]);
+        assert_eq!(refused("2Gi", "3Gi", "Bound"), [""; 0]);
+        assert_eq!(
+            refused("1Gi", "3Gi", "Bound"),
+            ["spec.resources.requests.storage: Forbidden: field can not be less than status.capacity"]
+        );
+        assert_eq!(
+            refused("5Gi", "3Gi", "Pending"),
+            [
+                "spec: Forbidden: spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"
+            ]
         );
     }
 }
