@@ -73,15 +73,6 @@ fn a_streaming_list_ends_with_its_bookmark() {
     assert_eq!(without.code, 422, "{}", without.text());
 }
 
-/// Semantics line 5.
-#[test]
-fn a_revision_of_the_future_is_refused() {
-    let cluster = control_plane!();
-    let reply = cluster.get(&format!("{CONFIG_MAPS}?watch=true&resourceVersion=99999999&timeoutSeconds=1"));
-    let text = reply.text();
-    assert!(reply.code == 504 || text.contains("Too large resource version"), "{} {text}", reply.code);
-}
-
 /// Semantics line 54.
 #[test]
 fn a_watch_of_tables_defines_its_columns_once() {

@@ -18,19 +18,19 @@ fn pods_on_three_nodes_reach_each_other_and_the_service() {
     start_shell(&cluster);
     let addresses = cluster.kubectl(&["get", "pods", "-l", "app=web", "-o", "jsonpath={.items[*].status.podIP}"]);
     for address in addresses.split(' ') {
-        assert!(!in_shell(&cluster, &format!("wget -qO- -T 5 {address}:8080")).is_empty());
+        assert!(!in_shell(&cluster, &format!("timeout 5 wget -qO- {address}:8080")).is_empty());
     }
     cluster.kubectl(&["expose", "deployment", "web", "--port=80", "--target-port=8080", "--type=NodePort"]);
     let mut seen = std::collections::BTreeSet::new();
     eventually("all six answer through the Service", || {
         seen.extend(
-            in_shell(&cluster, "for i in 1 2 3 4 5 6 7 8 9; do wget -qO- -T 5 web; done").lines().map(str::to_owned),
+            in_shell(&cluster, "for i in 1 2 3 4 5 6 7 8 9; do timeout 5 wget -qO- web; done").lines().map(str::to_owned),
         );
         (seen.len() == 6).then_some(())
     });
     let port = cluster.kubectl(&["get", "service", "web", "-o", "jsonpath={.spec.ports[0].nodePort}"]);
     let path = "jsonpath={.items[*].status.addresses[?(@.type==\"InternalIP\")].address}";
     for node in cluster.kubectl(&["get", "nodes", "-o", path]).split(' ') {
-        assert!(!in_shell(&cluster, &format!("wget -qO- -T 5 {node}:{port}")).is_empty(), "NodePort on {node}");
+        assert!(!in_shell(&cluster, &format!("timeout 5 wget -qO- {node}:{port}")).is_empty(), "NodePort on {node}");
     }
 }

@@ -24,7 +24,7 @@ pub fn in_shell(cluster: &Cluster, command: &str) -> String {
 fn answers(cluster: &Cluster, address: &str) -> BTreeSet<String> {
     let mut seen = BTreeSet::new();
     eventually("answers of three pods", || {
-        let some = in_shell(cluster, &format!("for i in 1 2 3 4 5 6 7 8; do wget -qO- -T 5 {address}; done"));
+        let some = in_shell(cluster, &format!("for i in 1 2 3 4 5 6 7 8; do timeout 5 wget -qO- {address}; done"));
         seen.extend(some.lines().map(str::to_owned));
         (seen.len() == 3).then_some(())
     });

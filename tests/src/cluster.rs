@@ -7,14 +7,15 @@ use std::{
     process::{Child, Command, Output, Stdio},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{eventually, http::Reply};
 
-/// Where the release binaries are, if they were built.
+/// Where the binaries are. None if nobody said: the tests are then skipped.
 pub fn binaries() -> Option<PathBuf> {
     let folder = std::env::var_os("COXSWAIN_BIN").map(PathBuf::from)?;
-    folder.join("kube-apiserver").exists().then_some(folder)
+    assert!(folder.join("kube-apiserver").exists(), "no binaries in COXSWAIN_BIN={}", folder.display());
+    Some(folder)
 }
 
 /// A running cluster. Dropped: stopped and removed, unless `COXSWAIN_KEEP` is set.
@@ -49,9 +50,13 @@ impl Component {
 }
 
 impl Cluster {
-    /// etcd and the apiserver alone.
+    /// etcd and the apiserver alone, with the account that pods of the default namespace need: no
+    /// controller is there to make it.
     pub fn control_plane() -> Option<Self> {
-        Self::start(vec!["--control-plane-only".to_owned()])
+        let cluster = Self::start(vec!["--control-plane-only".to_owned()])?;
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
+        cluster.post("/api/v1/namespaces/default/serviceaccounts", &account).expect(201);
+        Some(cluster)
     }
 
     pub fn with_nodes(nodes: u8) -> Option<Self> {
