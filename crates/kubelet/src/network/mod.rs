@@ -269,3 +269,6 @@ impl PortMapping {
         json!({"hostPort": self.host_port, "containerPort": self.container_port, "protocol": self.protocol, "hostIP": self.host_ip})
     }
 }
+
+#[cfg(test)]
+mod tests;

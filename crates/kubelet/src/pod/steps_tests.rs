@@ -289,3 +289,97 @@ fn a_failed_pull_shows_its_error_and_then_that_it_backs_off() {
     assert_eq!(plan.waiting["a"].message, "Back-off pulling image \"img\": ErrImagePull: no such image");
     assert_eq!(print(&steps(&desired, &view, at(10))), "+a0 a:ImagePullBackOff");
 }
+
+/// Takes a step in an imaginary machine where everything succeeds at once.
+fn apply(desired: &Desired, view: &mut Observed, step: Step, now: Timestamp) {
+    let exit = |code: i32| {
+        State::Exited(Exit { code, oom_killed: false, error: String::new(), started_at: Some(now), finished_at: now })
+    };
+    match step {
+        Step::PrepareVolumes => view.volumes = Volumes::Ready,
+        Step::CreateSandbox { attempt } => {
+            assert_eq!(view.sandbox, Sandbox::Absent, "two sandboxes");
+            view.sandbox = Sandbox::Ready { id: format!("new{attempt}"), attempt, ips: vec![] };
+        }
+        Step::RemoveSandbox { .. } => view.sandbox = Sandbox::Absent,
+        Step::Start { name, attempt } => {
+            let Sandbox::Ready { id, .. } = &view.sandbox else { panic!("{name} starts without a sandbox") };
+            let wish = desired.containers.iter().find(|wish| wish.name == name).unwrap();
+            let attempts = view.containers.entry(name.clone()).or_default();
+            assert!(attempts.iter().all(|other| other.attempt < attempt && !other.is_running()), "{name}{attempt}");
+            let state = if wish.role == Role::Init { exit(0) } else { State::Running { started_at: now } };
+            attempts.insert(
+                0,
+                Container {
+                    id: format!("{name}{attempt}"),
+                    pod: PodIdentity::default(),
+                    role: RuntimeRole::App { name: name.clone(), sandbox_id: id.clone() },
+                    attempt,
+                    hash: "h".to_owned(),
+                    image: String::new(),
+                    image_id: String::new(),
+                    state,
+                    pid: 0,
+                    termination_file: None,
+                    labels: BTreeMap::new(),
+                },
+            );
+        }
+        Step::Kill { name, id, .. } => {
+            let attempts = view.containers.get_mut(&name).unwrap();
+            attempts.iter_mut().find(|container| container.id == id).unwrap().state = exit(137);
+        }
+        Step::CancelStart { name } => {
+            view.doing.remove(&Work::Container(name));
+        }
+        Step::Remove { id } => {
+            for attempts in view.containers.values_mut() {
+                attempts.retain(|container| container.id != id);
+            }
+            view.containers.retain(|_, attempts| !attempts.is_empty());
+        }
+        Step::Forget => {}
+    }
+}
+
+/// Wherever a kubelet died, its successor gets the pod to where it belongs, and then rests.
+#[test]
+fn every_state_leads_to_the_goal() {
+    for lifecycle in [Lifecycle::Run, Lifecycle::Finished, Lifecycle::Terminate, Lifecycle::Gone] {
+        for case in 0..3 * 5_usize.pow(3) {
+            reaches_the_goal(lifecycle, case);
+        }
+    }
+}
+
+/// `case` counts through all states of the sandbox, an init container, a sidecar and a main container.
+fn reaches_the_goal(lifecycle: Lifecycle, case: usize) {
+    let sandbox = ["", "- ", "broken "][case % 3];
+    let state = |name: &str, digit: u32| match (case / 3 / 5_usize.pow(digit)) % 5 {
+        0 => String::new(),
+        1 => format!("{name}=made "),
+        // One that runs ends by itself some time.
+        2 if name == "x" => format!("{name}=exit:0 "),
+        2 => format!("{name}=run "),
+        3 => format!("{name}=exit:0 "),
+        _ => format!("{name}=exit:1 "),
+    };
+    let text = format!("{sandbox}{}{}{}", state("x", 0), state("s", 1), state("a", 2));
+    let (desired, mut view) = view(lifecycle, "i:x s:s m:a", &text);
+    let mut forgotten = false;
+    let rests = (0..30).any(|turn| {
+        let now = at(turn * 1000);
+        let plan = steps(&desired, &view, now);
+        forgotten = plan.steps.contains(&Step::Forget);
+        let done = plan.steps.is_empty() || forgotten;
+        plan.steps.into_iter().for_each(|step| apply(&desired, &mut view, step, now));
+        done
+    });
+    assert!(rests, "{lifecycle:?} {text}");
+    let running = ["s", "a"].map(|name| view.is_running(name));
+    match lifecycle {
+        Lifecycle::Run => assert_eq!(running, [true, true], "{text}"),
+        Lifecycle::Finished => assert_eq!((running, &view.sandbox), ([false; 2], &Sandbox::Absent), "{text}"),
+        Lifecycle::Terminate | Lifecycle::Gone => assert!(forgotten, "{lifecycle:?} {text}"),
+    }
+}
