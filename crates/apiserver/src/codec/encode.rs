@@ -60,12 +60,15 @@ pub fn metadata_at(bytes: &[u8]) -> Option<usize> {
     rest.starts_with(b"\"").then(|| bytes.len() - rest.len())
 }
 
-/// The bytes of an object with its revision, from the two parts of its stored form.
+/// The bytes of an object with its revision, from the two parts of its stored form. Revision 0 is that
+/// of an object that was not stored (a dry run), and is not shown.
 pub fn splice(into: &mut Vec<u8>, (head, tail): (&[u8], &[u8]), revision: u64) {
     into.extend_from_slice(head);
-    into.extend_from_slice(br#""resourceVersion":""#);
-    into.extend_from_slice(revision.to_string().as_bytes());
-    into.extend_from_slice(br#"","#);
+    if revision > 0 {
+        into.extend_from_slice(br#""resourceVersion":""#);
+        into.extend_from_slice(revision.to_string().as_bytes());
+        into.extend_from_slice(br#"","#);
+    }
     into.extend_from_slice(tail);
 }
 

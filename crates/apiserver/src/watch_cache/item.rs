@@ -120,7 +120,8 @@ impl Item {
             return Value::clone(value);
         }
         let mut value: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
-        if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        let metadata = value.get_mut("metadata").and_then(Value::as_object_mut).filter(|_| self.revision > 0);
+        if let Some(metadata) = metadata {
             metadata.insert("resourceVersion".to_owned(), self.revision.to_string().into());
         }
         value
