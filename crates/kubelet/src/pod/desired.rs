@@ -38,11 +38,31 @@ pub struct Wish {
     pub name: String,
     pub role: Role,
     pub restart: Restart,
+    /// Exit codes after which the container is started again whatever `restart` says.
+    pub restart_rules: Vec<RestartRule>,
     /// Changes when the container has to be replaced.
     pub hash: String,
     pub image: String,
     /// A startup probe has to succeed before the container counts as started.
     pub startup_probe: bool,
+}
+
+/// One of `restartPolicyRules`: the first that fits decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RestartRule {
+    In(Vec<i32>),
+    NotIn(Vec<i32>),
+}
+
+impl Wish {
+    /// Whether the container is started again when it ended so.
+    pub fn restarts_after(&self, exit_code: i32) -> bool {
+        let fits = |rule: &RestartRule| match rule {
+            RestartRule::In(codes) => codes.contains(&exit_code),
+            RestartRule::NotIn(codes) => !codes.contains(&exit_code),
+        };
+        self.restart_rules.iter().any(fits) || self.restart.after(exit_code)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +123,7 @@ pub fn desired(pod: &Pod, start_time: Timestamp) -> Desired {
         name: container.name.clone(),
         role: Role::Ephemeral,
         restart: Restart::Never,
+        restart_rules: vec![],
         hash: hash(&container.name, container.image.as_deref()),
         image: container.image.clone().unwrap_or_default(),
         startup_probe: false,
@@ -134,6 +155,7 @@ fn wish(container: &Container, role: Role, restart: Restart) -> Wish {
         name: container.name.clone(),
         role,
         restart,
+        restart_rules: restart_rules(container),
         hash: hash(&container.name, container.image.as_deref()),
         image: container.image.clone().unwrap_or_default(),
         startup_probe: container.startup_probe.is_some(),
@@ -155,6 +177,18 @@ pub fn container_of(pod: &Pod, name: &str) -> Option<Container> {
     }
     let ephemeral = spec.ephemeral_containers.iter().flatten().find(|container| container.name == name)?;
     serde_json::from_value(serde_json::to_value(ephemeral).ok()?).ok()
+}
+
+/// Only the action Restart exists for a single container.
+fn restart_rules(container: &Container) -> Vec<RestartRule> {
+    let rules = container.restart_policy_rules.iter().flatten().filter(|rule| rule.action == "Restart");
+    let codes = rules.filter_map(|rule| rule.exit_codes.as_ref());
+    codes
+        .map(|codes| {
+            let values = codes.values.clone().unwrap_or_default();
+            if codes.operator == "NotIn" { RestartRule::NotIn(values) } else { RestartRule::In(values) }
+        })
+        .collect()
 }
 
 /// Over the only fields of a running pod's containers whose change needs a new container.

@@ -280,7 +280,7 @@ fn phase(facts: &Facts, init: &[ContainerStatus], main: &[ContainerStatus]) -> &
     for wish in wishes(Role::Init) {
         match find(init, &wish.name) {
             Kind::Stopped { code: 0, .. } => {}
-            Kind::Stopped { .. } if !wish.restart.after(1) => return "Failed",
+            Kind::Stopped { code, ended: true } if !wish.restarts_after(code) => return "Failed",
             Kind::Stopped { .. } | Kind::Running | Kind::Waiting | Kind::Unknown => init_pending = true,
         }
     }
@@ -294,7 +294,7 @@ fn phase(facts: &Facts, init: &[ContainerStatus], main: &[ContainerStatus]) -> &
     let all_good = kinds.iter().all(|(_, kind)| matches!(kind, Kind::Stopped { code: 0, .. }));
     let over = match facts.desired.lifecycle {
         Lifecycle::Run => kinds.iter().all(|(wish, kind)| match kind {
-            Kind::Stopped { code, ended: true } => !wish.restart.after(*code),
+            Kind::Stopped { code, ended: true } => !wish.restarts_after(*code),
             Kind::Stopped { ended: false, .. } | Kind::Running | Kind::Waiting | Kind::Unknown => false,
         }),
         Lifecycle::Finished | Lifecycle::Terminate | Lifecycle::Gone => true,

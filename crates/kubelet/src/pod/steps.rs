@@ -121,7 +121,7 @@ pub fn steps(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
 
 /// Whether a container ended for good.
 fn is_done(wish: &Wish, observed: &Observed) -> bool {
-    observed.exit(&wish.name).is_some_and(|exit| !wish.restart.after(exit.code))
+    observed.exit(&wish.name).is_some_and(|exit| !wish.restarts_after(exit.code))
 }
 
 /// All main containers ended for good, or an init container failed for good.
@@ -256,7 +256,7 @@ fn init(plan: &mut Plan, desired: &Desired, wish: &Wish, observed: &Observed, no
         State::Created => restart_created(plan, wish, container, observed),
         State::Running { .. } => {}
         State::Exited(exit) if exit.code == 0 => return Next::Go,
-        State::Exited(exit) if wish.restart.after(exit.code) => start(plan, desired, wish, observed, now),
+        State::Exited(exit) if wish.restarts_after(exit.code) => start(plan, desired, wish, observed, now),
         State::Exited(_) => {}
     }
     Next::Stop
@@ -272,7 +272,7 @@ fn keep_running(plan: &mut Plan, desired: &Desired, wish: &Wish, observed: &Obse
     };
     match &container.state {
         State::Created => restart_created(plan, wish, container, observed),
-        State::Exited(exit) if wish.restart.after(exit.code) => start(plan, desired, wish, observed, now),
+        State::Exited(exit) if wish.restarts_after(exit.code) => start(plan, desired, wish, observed, now),
         State::Exited(_) => {}
         State::Running { .. } => {
             let probes = observed.probes(&wish.name, &container.id);

@@ -35,7 +35,15 @@ fn wish(text: &str) -> Wish {
         _ => Restart::Always,
     };
     let startup_probe = name.contains('+');
-    Wish { name: bare.to_owned(), role, restart, hash: "h".to_owned(), image: "img".to_owned(), startup_probe }
+    Wish {
+        restart_rules: vec![],
+        name: bare.to_owned(),
+        role,
+        restart,
+        hash: "h".to_owned(),
+        image: "img".to_owned(),
+        startup_probe,
+    }
 }
 
 fn observe(observed: &mut Observed, word: &str) {
@@ -179,6 +187,19 @@ fn the_restart_policy_decides_about_the_ended() {
     run("m:a? m:b", "a=exit:2 b=run", "+a1");
     run("m:a! m:b!", "a=exit:2 b=run", "");
     run("m:a! m:b!", "a=exit:2 b=exit:0", "sb-");
+}
+
+#[test]
+fn rules_go_before_the_policy() {
+    use crate::pod::desired::RestartRule;
+    let check = |rule: RestartRule, code: i32, expected: bool| {
+        let wish = Wish { restart_rules: vec![rule], ..wish("m:a!") };
+        assert_eq!(wish.restarts_after(code), expected);
+    };
+    check(RestartRule::In(vec![42]), 42, true);
+    check(RestartRule::In(vec![42]), 1, false);
+    check(RestartRule::NotIn(vec![42]), 42, false);
+    check(RestartRule::NotIn(vec![42]), 0, true);
 }
 
 #[test]
