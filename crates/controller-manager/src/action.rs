@@ -1,9 +1,14 @@
 //! What a decision wants done, as plain data: one write to the API, the reason for it, and
 //! what people are told when it is done or refused.
 
+use std::time::Duration;
+
 use api_types::{
     Key, Object, Resource,
-    k8s::{core::ObjectReference, meta::DeleteOptions, meta::Preconditions},
+    k8s::{
+        authorization::SubjectAccessReviewSpec, certificates::CertificateSigningRequest, core::ObjectReference,
+        meta::DeleteOptions, meta::Preconditions,
+    },
 };
 use client::{EventKind, Patch, events};
 use serde_json::Value;
@@ -37,15 +42,22 @@ pub enum Write {
     Delete(DeleteOptions),
     /// Everything of the kind in the namespace.
     DeleteAll(DeleteOptions),
+    /// Signs the request and writes the certificate into the status.
+    Certify {
+        request: Box<CertificateSigningRequest>,
+        lifetime: Duration,
+    },
 }
 
 /// What a cache may have missed, and would be wrong to miss.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Guard {
     /// It is there, and not on its way out.
     Alive(Owner),
     /// It is at this version; `None`: it is not there.
     Unchanged { resource: &'static Resource, key: Key, version: Option<String> },
+    /// The server allows somebody something.
+    Permitted(Box<SubjectAccessReviewSpec>),
 }
 
 /// An object that is known by more than its name.
@@ -108,6 +120,9 @@ impl Action {
     pub fn merge<K: Object>(object: &K, mut patch: Value, why: impl Into<String>) -> Self {
         patch["metadata"]["resourceVersion"] = Value::from(object.resource_version());
         Self::of(object, Write::Patch { patch: Patch::Merge(with_uid(patch, object.uid())), subresource: "" }, why)
+    }
+    pub fn certify(request: &CertificateSigningRequest, lifetime: Duration, why: impl Into<String>) -> Self {
+        Self::of(request, Write::Certify { request: Box::new(request.clone()), lifetime }, why)
     }
     pub fn delete<K: Object>(object: &K, why: impl Into<String>) -> Self {
         Self::of(object, Write::Delete(only_uid(object.uid())), why)

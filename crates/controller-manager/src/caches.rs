@@ -7,7 +7,7 @@ use api_types::{
     Key, Object, Resource,
     jiff::Timestamp,
     k8s::{
-        apps, batch, coordination,
+        apps, batch, certificates, coordination,
         core::{self, Pod},
         discovery::EndpointSlice,
         meta::ObjectMeta,
@@ -140,6 +140,7 @@ caches! {
     quotas: core::ResourceQuota { .index(BY_NAMESPACE, |it| vec![it.namespace().to_owned()]) }
     budgets: policy::PodDisruptionBudget { .index(BY_NAMESPACE, |it| vec![it.namespace().to_owned()]) }
     cluster_roles: rbac::ClusterRole {}
+    signing_requests: certificates::CertificateSigningRequest {}
 }
 
 fn owner(meta: &ObjectMeta) -> Vec<String> {

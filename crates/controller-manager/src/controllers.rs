@@ -20,7 +20,7 @@ use crate::{
     reconcile::{self, Controller, Means},
     replica_set, replication_controller, role_aggregation, root_ca, service_account,
     settings::Settings,
-    stateful_set, storage_protection, taint_eviction, ttl_after_finished,
+    signing, stateful_set, storage_protection, taint_eviction, ttl_after_finished,
 };
 
 /// Every controller that is a row. Two are not, as they work on objects of all kinds: the garbage
@@ -45,6 +45,8 @@ pub static ALL: &[&Controller] = &[
     &disruption::CONTROLLER,
     &role_aggregation::CONTROLLER,
     &quota::CONTROLLER,
+    &signing::SIGNING,
+    &signing::APPROVING,
     &storage_protection::CLAIMS,
     &storage_protection::VOLUMES,
     &storage_protection::ATTRIBUTE_CLASSES,

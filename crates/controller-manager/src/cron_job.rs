@@ -292,7 +292,7 @@ mod tests {
             Write::Update { object, .. } => {
                 format!("={}", &object["status"]["lastScheduleTime"].as_str().unwrap_or("T--:--:")[11..16])
             }
-            Write::Patch { .. } | Write::DeleteAll(_) => "other".to_owned(),
+            Write::Patch { .. } | Write::DeleteAll(_) | Write::Certify { .. } => "other".to_owned(),
         });
         assert_eq!(done.collect::<Vec<_>>().join(" "), expected);
     }

@@ -1,10 +1,16 @@
 //! The one place that does what decisions want. It has no choice left: it writes, tells people,
 //! and remembers what it wrote, so that no decision is taken on a cache that has not seen it.
 
-use api_types::{Key, Resource};
+use std::{sync::Arc, time::Duration};
+
+use api_types::{
+    Key, Object, Resource,
+    k8s::{authorization::SubjectAccessReview, certificates::CertificateSigningRequest},
+};
 use client::{Client, Error, Patch, Recorder, api};
 use futures::{StreamExt, stream};
 use http::Method;
+use pki::{Ca, Request};
 use serde_json::Value;
 
 use crate::{
@@ -23,6 +29,7 @@ const DELETIONS_AT_ONCE: usize = 32;
 pub struct Executor {
     client: Client,
     recorder: Recorder,
+    signer: Option<Arc<Ca>>,
 }
 
 /// What the server said to the actions of a turn.
@@ -53,7 +60,11 @@ pub enum Trace {
 
 impl Executor {
     pub fn new(client: Client, recorder: Recorder) -> Self {
-        Self { client, recorder }
+        Self { client, recorder, signer: None }
+    }
+    /// Lets it sign certificates.
+    pub fn with_signer(self, signer: Option<Arc<Ca>>) -> Self {
+        Self { signer, ..self }
     }
 
     /// Does `actions` in their order; see [`crate::plan::Plan`].
@@ -134,6 +145,10 @@ impl Executor {
                 };
                 (Method::PATCH, api::path(resource, key, subresource), content_type, body.clone())
             }
+            Write::Certify { request, lifetime } => {
+                let body = self.certify(request, *lifetime)?;
+                (Method::PUT, api::path(resource, key, "status"), "application/json", body)
+            }
             Write::DeleteAll(options) => {
                 let body = serde_json::to_value(options).unwrap_or_default();
                 (Method::DELETE, resource.path(&key.namespace), "application/json", body)
@@ -147,6 +162,21 @@ impl Executor {
         serde_json::from_slice(&answer).map_err(|error| Error::Decode { what: path, why: error.to_string() })
     }
 
+    /// The request with its certificate.
+    fn certify(&self, csr: &CertificateSigningRequest, lifetime: Duration) -> Result<Value, Error> {
+        let undone = |why: String| Error::Decode { what: format!("certificate for {}", csr.name()), why };
+        let signer = self.signer.as_ref().ok_or_else(|| undone("there is no signer".to_owned()))?;
+        let request = Request::parse(&String::from_utf8_lossy(&csr.spec.request.0));
+        let usages = csr.spec.usages.as_deref().unwrap_or_default();
+        let pem = request.and_then(|request| signer.sign(request, usages, lifetime));
+        let mut next = csr.clone();
+        let pem = pem.map_err(|error| undone(error.to_string()))?;
+        let mut certificate = csr.spec.request.clone();
+        certificate.0 = pem.into_bytes();
+        next.status.get_or_insert_default().certificate = Some(certificate);
+        serde_json::to_value(&next).map_err(|error| undone(error.to_string()))
+    }
+
     /// By a read past all caches.
     async fn holds(&self, guard: &Guard) -> Result<bool, Error> {
         match guard {
@@ -158,6 +188,11 @@ impl Executor {
                 let meta = self.live_metadata(resource, key).await?;
                 let found = meta.as_ref().and_then(|meta| meta["resourceVersion"].as_str());
                 Ok(found == version.as_deref())
+            }
+            Guard::Permitted(spec) => {
+                let review = SubjectAccessReview { spec: (**spec).clone(), ..SubjectAccessReview::default() };
+                let answer = self.client.create(&review).await?;
+                Ok(answer.status.is_some_and(|status| status.allowed))
             }
         }
     }
@@ -213,7 +248,7 @@ fn run_kind(action: &Action) -> RunKind {
     match action.write {
         Write::Create(_) => RunKind::Creations,
         Write::Delete(_) => RunKind::Deletions,
-        Write::Update { .. } | Write::Patch { .. } | Write::DeleteAll(_) => RunKind::Single,
+        Write::Update { .. } | Write::Patch { .. } | Write::DeleteAll(_) | Write::Certify { .. } => RunKind::Single,
     }
 }
 
@@ -221,7 +256,7 @@ fn failure_kind(write: &Write) -> FailureKind {
     match write {
         Write::Create(_) => FailureKind::Create,
         Write::Delete(_) | Write::DeleteAll(_) => FailureKind::Delete,
-        Write::Update { .. } | Write::Patch { .. } => FailureKind::Other,
+        Write::Update { .. } | Write::Patch { .. } | Write::Certify { .. } => FailureKind::Other,
     }
 }
 
@@ -233,7 +268,7 @@ fn is_settled(write: &Write, error: &Error) -> bool {
         // Gone, or another of that name has come: that one was not meant.
         Write::Delete(_) => error.is_not_found() || error.is_conflict(),
         Write::Patch { .. } | Write::DeleteAll(_) => error.is_not_found(),
-        Write::Update { .. } => false,
+        Write::Update { .. } | Write::Certify { .. } => false,
     }
 }
 
@@ -252,7 +287,7 @@ fn trace(action: &Action, answer: &Value) -> Option<Trace> {
 #[cfg(test)]
 mod tests {
     use api_types::{
-        ApiError, Object,
+        ApiError,
         k8s::{core::Pod, meta::ObjectMeta},
         resources,
     };

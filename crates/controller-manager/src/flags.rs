@@ -1,11 +1,12 @@
 //! The command line, with upstream's names.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
 use daemon::{ClientFlags, LeaderElectionFlags, LogFlags, ServingFlags, flags::duration};
 use ipnet::IpNet;
+use pki::Ca;
 
 use crate::settings::Settings;
 
@@ -112,7 +113,17 @@ impl Flags {
                 .with_context(|| format!("--root-ca-file {}: give a readable PEM file", file.display()))?,
             None => String::new(),
         };
+        let signer = match (&self.cluster_signing_cert_file, &self.cluster_signing_key_file) {
+            (Some(certificate), Some(key)) => {
+                let ca =
+                    Ca::load(certificate, key).context("--cluster-signing-cert-file and --cluster-signing-key-file")?;
+                Some(Arc::new(ca))
+            }
+            _ => None,
+        };
         Ok(Settings {
+            signer,
+            signing_longest: self.cluster_signing_duration,
             cluster_cidrs: if self.allocate_node_cidrs { self.cluster_cidr.clone() } else { Vec::new() },
             node_mask_bits_ipv4: self.node_cidr_mask_size_ipv4.unwrap_or(self.node_cidr_mask_size),
             node_mask_bits_ipv6: self.node_cidr_mask_size_ipv6,

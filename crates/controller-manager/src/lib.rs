@@ -36,6 +36,7 @@ mod root_ca;
 mod service_account;
 mod service_pods;
 pub mod settings;
+mod signing;
 mod stateful_set;
 mod storage_protection;
 mod taint_eviction;

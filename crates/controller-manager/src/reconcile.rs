@@ -55,7 +55,7 @@ pub async fn run(controller: &'static Controller, queue: Queue<Key>, means: Mean
     let reconciler = Arc::new(Reconciler {
         controller,
         queue: queue.clone(),
-        executor: Executor::new(means.client.clone(), recorder),
+        executor: Executor::new(means.client.clone(), recorder).with_signer(means.settings.signer.clone()),
         means,
         memory: Mutex::default(),
     });
@@ -139,7 +139,7 @@ pub fn reasons(controller: &str, plan: &Plan) -> Vec<Reason> {
     let acts = plan.actions.iter().map(|action| {
         let what = match &action.write {
             Write::Create(_) => "creates",
-            Write::Update { .. } | Write::Patch { .. } => "updates",
+            Write::Update { .. } | Write::Patch { .. } | Write::Certify { .. } => "updates",
             Write::Delete(_) | Write::DeleteAll(_) => "deletes",
         };
         let message = format!("{controller} {what} {} {}: {}", action.resource.singular, action.key, action.why);

@@ -182,7 +182,7 @@ mod tests {
         let done = plan.actions.iter().map(|action| match &action.write {
             Write::Create(_) => "+".to_owned(),
             Write::Delete(_) => format!("-{}", action.key.name),
-            Write::Patch { .. } | Write::DeleteAll(_) => format!("~{}", action.key.name),
+            Write::Patch { .. } | Write::DeleteAll(_) | Write::Certify { .. } => format!("~{}", action.key.name),
             Write::Update { object, .. } => {
                 let status = &object["status"];
                 format!("={}/{}", status["replicas"], status["readyReplicas"].as_i64().unwrap_or_default())

@@ -159,7 +159,7 @@ mod tests {
         let done = plan(&view).actions.into_iter().filter_map(|action| match action.write {
             Write::Create(_) => Some("+".to_owned()),
             Write::Delete(_) => Some(format!("-{}", action.key.name)),
-            Write::Update { .. } | Write::Patch { .. } | Write::DeleteAll(_) => None,
+            Write::Update { .. } | Write::Patch { .. } | Write::DeleteAll(_) | Write::Certify { .. } => None,
         });
         assert_eq!(done.collect::<Vec<_>>().join(" "), expected);
     }

@@ -124,7 +124,7 @@ mod tests {
             Write::Create(object) => format!("+{}", object["revision"]),
             Write::Update { object, .. } => format!("={}", object["revision"]),
             Write::Delete(_) => format!("-{}", action.key.name),
-            Write::Patch { .. } | Write::DeleteAll(_) => "other".to_owned(),
+            Write::Patch { .. } | Write::DeleteAll(_) | Write::Certify { .. } => "other".to_owned(),
         });
         assert_eq!(done.collect::<Vec<_>>().join(" "), expected);
     }

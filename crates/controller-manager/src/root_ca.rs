@@ -107,7 +107,7 @@ mod tests {
         let done = plan.actions.first().map_or("nothing", |action| match action.write {
             Write::Create(_) => "create",
             Write::Update { .. } => "update",
-            Write::Patch { .. } | Write::Delete(_) | Write::DeleteAll(_) => "other",
+            Write::Patch { .. } | Write::Delete(_) | Write::DeleteAll(_) | Write::Certify { .. } => "other",
         });
         assert_eq!(done, expected);
     }

@@ -1,6 +1,8 @@
 //! The cluster's certificates: authorities, leaves for servers and clients, the key pair that
 //! signs ServiceAccount tokens, and kubeconfigs. Key files are readable by their owner alone.
 
+mod request;
+
 use std::{
     fs,
     io::Write,
@@ -14,6 +16,8 @@ use rcgen::{
     SanType,
 };
 use time::{Duration, OffsetDateTime};
+
+pub use request::Request;
 
 const CA_DAYS: i64 = 3650;
 /// Clocks of a cluster may differ by this much.

@@ -72,7 +72,9 @@ fn check(set: DaemonSet, nodes: &str, pods: &str, expected: &str) {
             Some(format!("+{}", placement::node_of(&pod)))
         }
         Write::Delete(_) => Some(format!("-{}", action.key.name)),
-        Write::Create(_) | Write::Update { .. } | Write::Patch { .. } | Write::DeleteAll(_) => None,
+        Write::Create(_) | Write::Update { .. } | Write::Patch { .. } | Write::DeleteAll(_) | Write::Certify { .. } => {
+            None
+        }
     });
     assert_eq!(done.collect::<Vec<_>>().join(" "), expected);
 }

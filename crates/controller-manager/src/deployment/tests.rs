@@ -120,7 +120,7 @@ fn check_from(deployment_words: &str, before: &str, sets: &str, pods: &str, expe
             Write::Create(object) => format!("+{}", size(object)),
             Write::Update { object, .. } => format!("{}={}", action.key.name, size(object)),
             Write::Delete(_) => format!("-{}", action.key.name),
-            Write::Patch { .. } | Write::DeleteAll(_) => format!("~{}", action.key.name),
+            Write::Patch { .. } | Write::DeleteAll(_) | Write::Certify { .. } => format!("~{}", action.key.name),
         }
     });
     assert_eq!(done.collect::<Vec<_>>().join(" "), expected);

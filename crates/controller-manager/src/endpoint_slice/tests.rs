@@ -58,7 +58,7 @@ fn apply(slices: &[Arc<EndpointSlice>], plan: &Plan) -> Vec<Arc<EndpointSlice>> 
                 slices[place] = slice;
             }
             Write::Delete(_) => slices.retain(|slice| slice.name() != action.key.name),
-            Write::Patch { .. } | Write::DeleteAll(_) => panic!("not what is done to slices"),
+            Write::Patch { .. } | Write::DeleteAll(_) | Write::Certify { .. } => panic!("not what is done to slices"),
         }
     }
     slices.into_iter().map(Arc::new).collect()

@@ -240,7 +240,11 @@ mod tests {
                     (None, None) => "nothing".to_owned(),
                 }
             }
-            Write::Create(_) | Write::Update { .. } | Write::Patch { .. } | Write::DeleteAll(_) => {
+            Write::Create(_)
+            | Write::Update { .. }
+            | Write::Patch { .. }
+            | Write::DeleteAll(_)
+            | Write::Certify { .. } => {
                 panic!("not what a collector does")
             }
         });

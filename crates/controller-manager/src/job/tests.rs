@@ -83,7 +83,7 @@ fn check(job: Job, text: &str, expected: &str) {
                 conditions.join(",")
             )
         }
-        Write::Patch { .. } | Write::DeleteAll(_) => format!("~{}", action.key.name),
+        Write::Patch { .. } | Write::DeleteAll(_) | Write::Certify { .. } => format!("~{}", action.key.name),
     });
     assert_eq!(done.collect::<Vec<_>>().join(" "), expected);
 }

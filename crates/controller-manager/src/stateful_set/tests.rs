@@ -65,7 +65,9 @@ fn check(set: StatefulSet, pods: &str, expected: &str) {
     let done = plan(&view).actions.into_iter().filter_map(|action| match action.write {
         Write::Create(object) if object["kind"] == "Pod" => Some(format!("+{}", &action.key.name[3..])),
         Write::Delete(_) => Some(format!("-{}", &action.key.name[3..])),
-        Write::Create(_) | Write::Update { .. } | Write::Patch { .. } | Write::DeleteAll(_) => None,
+        Write::Create(_) | Write::Update { .. } | Write::Patch { .. } | Write::DeleteAll(_) | Write::Certify { .. } => {
+            None
+        }
     });
     assert_eq!(done.collect::<Vec<_>>().join(" "), expected);
 }
