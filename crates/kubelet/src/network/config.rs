@@ -18,7 +18,7 @@ const CNI_VERSION: &str = "0.4.0";
 const OWN_NETWORK: &str = "coxswain";
 
 /// A network: plugins that run one after another.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct List {
     pub name: String,
     pub version: String,

@@ -93,7 +93,7 @@ pub fn steps(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
             Some(deadline) if deadline <= now => {
                 let message = "Pod was active on the node longer than the specified deadline";
                 plan.failure = Some(Waiting::new("DeadlineExceeded", message));
-                wind_down(&mut plan, desired, observed);
+                wind_down(&mut plan, desired, observed, now);
             }
             Some(deadline) => {
                 plan.wake(deadline);
@@ -102,15 +102,15 @@ pub fn steps(desired: &Desired, observed: &Observed, now: Timestamp) -> Plan {
             None => run(&mut plan, desired, observed, now),
         },
         Lifecycle::Finished => {
-            wind_down(&mut plan, desired, observed);
+            wind_down(&mut plan, desired, observed, now);
         }
         Lifecycle::Terminate => {
-            if wind_down(&mut plan, desired, observed) == Down::Yes && observed.reported {
+            if wind_down(&mut plan, desired, observed, now) == Down::Yes && observed.reported {
                 clear(&mut plan, observed);
             }
         }
         Lifecycle::Gone => {
-            if wind_down(&mut plan, desired, observed) == Down::Yes {
+            if wind_down(&mut plan, desired, observed, now) == Down::Yes {
                 clear(&mut plan, observed);
             }
         }
@@ -137,7 +137,7 @@ pub fn is_complete(desired: &Desired, observed: &Observed) -> bool {
 
 fn run(plan: &mut Plan, desired: &Desired, observed: &Observed, now: Timestamp) {
     if is_complete(desired, observed) {
-        wind_down(plan, desired, observed);
+        wind_down(plan, desired, observed, now);
         return;
     }
     for wish in &desired.containers {
@@ -150,7 +150,7 @@ fn run(plan: &mut Plan, desired: &Desired, observed: &Observed, now: Timestamp) 
         Sandbox::Ready { .. } => containers(plan, desired, observed, now),
         Sandbox::Broken { id, .. } => {
             let running = kill_running(plan, desired, observed);
-            if running == Down::Yes && !observed.is_doing(&Work::Sandbox) {
+            if running == Down::Yes && !observed.is_doing(&Work::Sandbox) && !sandbox_rests(plan, observed, now) {
                 plan.steps.push(Step::RemoveSandbox { id: id.clone() });
             }
         }
@@ -188,11 +188,7 @@ fn create_sandbox(plan: &mut Plan, desired: &Desired, observed: &Observed, now: 
     if !volumes_are_ready(observed) || observed.is_doing(&Work::Sandbox) {
         return;
     }
-    if let Some(failure) = observed.sandbox_failure.as_ref().filter(|failure| failure.retry_at > now) {
-        plan.wake(failure.retry_at);
-        for waiting in plan.waiting.values_mut() {
-            waiting.message.clone_from(&failure.message);
-        }
+    if sandbox_rests(plan, observed, now) {
         return;
     }
     if kill_running(plan, desired, observed) == Down::Yes {
@@ -200,6 +196,18 @@ fn create_sandbox(plan: &mut Plan, desired: &Desired, observed: &Observed, now: 
         let attempt = observed.containers.values().flatten().map(|container| container.attempt + 1).max();
         plan.steps.push(Step::CreateSandbox { attempt: attempt.unwrap_or_default() });
     }
+}
+
+/// The last try with the sandbox failed, and the next one has to wait.
+fn sandbox_rests(plan: &mut Plan, observed: &Observed, now: Timestamp) -> bool {
+    let Some(failure) = observed.sandbox_failure.as_ref().filter(|failure| failure.retry_at > now) else {
+        return false;
+    };
+    plan.wake(failure.retry_at);
+    for waiting in plan.waiting.values_mut() {
+        waiting.message.clone_from(&failure.message);
+    }
+    true
 }
 
 /// Whether the next init container may start.
@@ -411,14 +419,16 @@ fn kill_running(plan: &mut Plan, desired: &Desired, observed: &Observed) -> Down
 }
 
 /// Stops everything and takes the sandbox away; dead containers stay for their logs.
-fn wind_down(plan: &mut Plan, desired: &Desired, observed: &Observed) -> Down {
+fn wind_down(plan: &mut Plan, desired: &Desired, observed: &Observed, now: Timestamp) -> Down {
     if kill_running(plan, desired, observed) == Down::NotYet || observed.is_doing(&Work::Sandbox) {
         return Down::NotYet;
     }
     match &observed.sandbox {
         Sandbox::Absent => Down::Yes,
         Sandbox::Ready { id, .. } | Sandbox::Broken { id, .. } => {
-            plan.steps.push(Step::RemoveSandbox { id: id.clone() });
+            if !sandbox_rests(plan, observed, now) {
+                plan.steps.push(Step::RemoveSandbox { id: id.clone() });
+            }
             Down::NotYet
         }
     }

@@ -282,6 +282,16 @@ fn the_deadline_fails_the_pod() {
 }
 
 #[test]
+fn a_sandbox_that_cannot_be_removed_is_not_tried_without_pause() {
+    let (desired, mut view) = view(Lifecycle::Terminate, "m:a", "a=exit:0");
+    view.sandbox_failure =
+        Some(Failure { reason: "FailedKillPod".to_owned(), message: "no".to_owned(), at: at(-1), retry_at: at(4) });
+    let plan = steps(&desired, &view, at(0));
+    assert_eq!((print(&plan), plan.wake_at), (String::new(), Some(at(4))));
+    assert_eq!(print(&steps(&desired, &view, at(4))), "sb-");
+}
+
+#[test]
 fn failed_volumes_are_waited_for() {
     let (desired, mut view) = view(Lifecycle::Run, "m:a", "-");
     view.volumes = Volumes::Failed(Failure {
