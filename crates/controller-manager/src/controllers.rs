@@ -32,6 +32,7 @@ pub static ALL: &[&Controller] = &[
     &deployment::CONTROLLER,
     &endpoints::CONTROLLER,
     &endpoint_slice::CONTROLLER,
+    &endpoint_slice::MIRRORING,
     &node_ipam::CONTROLLER,
     &node_lifecycle::CONTROLLER,
     &taint_eviction::CONTROLLER,

@@ -3,6 +3,7 @@
 //!
 //! Source: kubernetes/staging/src/k8s.io/endpointslice.
 
+mod mirror;
 mod pack;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -12,22 +13,28 @@ use api_types::{
     k8s::{
         core::{Node, Pod, Service},
         discovery::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, ForNode, ForZone},
+        meta::ObjectMeta,
     },
     resources,
 };
 
+use client::EventKind;
+
 use crate::{
-    action::Action,
+    action::{Action, Outcome},
     caches::{BY_NAMESPACE, BY_NODE, BY_SERVICE, SERVICE_NAME_LABEL},
+    owners::controller_reference,
     plan::{Plan, Turn, World},
     pods,
     reconcile::Controller,
     service_pods::{
-        self, addresses, hostname, is_headless, is_reachable, ports, publishes_not_ready, reference, selector,
-        target_port, trigger_time,
+        self, HEADLESS_LABEL, addresses, hostname, is_headless, is_reachable, ports, publishes_not_ready, reference,
+        selector, target_port, trigger_time,
     },
 };
 use pack::Wanted;
+
+pub use mirror::CONTROLLER as MIRRORING;
 
 pub const MANAGED_BY: (&str, &str) = ("endpointslice.kubernetes.io/managed-by", "endpointslice-controller.k8s.io");
 const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
@@ -110,8 +117,10 @@ fn plan(view: &View) -> Plan {
     for kind in &kinds {
         let have: Vec<&EndpointSlice> =
             view.slices.iter().map(|slice| &**slice).filter(|slice| slice.address_type == *kind).collect();
-        let wanted = Wanted { address_type: kind, groups: groups(service, &view.pods, kind) };
-        plan.actions.extend(pack::pack(service, &have, wanted, at));
+        let groups = groups(service, &view.pods, kind);
+        let wanted = Wanted { model: model(service, kind), keeps_one: true, groups };
+        let writes = pack::pack(&have, wanted, at).into_iter();
+        plan.actions.extend(writes.map(|action| tell(action, service)));
     }
     let stale = view.slices.iter().filter(|slice| !kinds.contains(&slice.address_type));
     plan.actions.extend(stale.map(|slice| Action::delete(&**slice, "the Service is not of this IP family any more")));
@@ -119,6 +128,34 @@ fn plan(view: &View) -> Plan {
         plan.because("SlicesCurrent", format!("{} slices are as the pods are", view.slices.len()));
     }
     plan
+}
+
+/// A slice without endpoints that belongs to `service`.
+fn model(service: &Service, address_type: &str) -> EndpointSlice {
+    let mut labels = service.metadata.labels.clone().unwrap_or_default();
+    labels.remove(HEADLESS_LABEL);
+    if is_headless(service) {
+        labels.insert(HEADLESS_LABEL.to_owned(), String::new());
+    }
+    labels.insert(SERVICE_NAME_LABEL.to_owned(), service.name().to_owned());
+    labels.insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());
+    EndpointSlice {
+        metadata: ObjectMeta {
+            generate_name: Some(format!("{}-", service.name())),
+            namespace: service.metadata.namespace.clone(),
+            labels: Some(labels),
+            owner_references: Some(vec![controller_reference(service)]),
+            ..ObjectMeta::default()
+        },
+        address_type: address_type.to_owned(),
+        endpoints: Some(Vec::new()),
+        ..EndpointSlice::default()
+    }
+}
+
+fn tell(action: Action, service: &Service) -> Action {
+    let message = format!("Error updating Endpoint Slices for Service {}: {{error}}", service.key());
+    action.tell(Outcome::Refused, service, EventKind::Warning, "FailedToUpdateEndpointSlices", message)
 }
 
 fn address_types(service: &Service, pods: &[(Arc<Pod>, Option<Arc<Node>>)]) -> Vec<String> {

@@ -3,30 +3,21 @@
 use std::collections::BTreeMap;
 
 use api_types::{
-    Object,
     jiff::Timestamp,
-    k8s::{
-        core::Service,
-        discovery::{Endpoint, EndpointPort, EndpointSlice},
-        meta::ObjectMeta,
-    },
+    k8s::discovery::{Endpoint, EndpointPort, EndpointSlice},
 };
-use client::EventKind;
 
-use super::MANAGED_BY;
-use crate::{
-    action::{Action, Outcome},
-    caches::SERVICE_NAME_LABEL,
-    owners::controller_reference,
-    service_pods::{HEADLESS_LABEL, TRIGGER_TIME, is_headless},
-};
+use crate::{action::Action, service_pods::TRIGGER_TIME};
 
 /// Upstream's default of `--max-endpoints-per-slice`.
 pub const ENDPOINTS_MAX: usize = 100;
 
 /// What the slices of one address type are to hold together.
-pub struct Wanted<'a> {
-    pub address_type: &'a str,
+pub struct Wanted {
+    /// A slice without endpoints, as all are to be.
+    pub model: EndpointSlice,
+    /// One slice stays where there is nothing to tell, so that "no endpoints" and "not looked at yet" differ.
+    pub keeps_one: bool,
     /// Endpoints with the ports that lead to them.
     pub groups: Vec<(Vec<EndpointPort>, Vec<Endpoint>)>,
 }
@@ -46,8 +37,8 @@ pub fn port_key(ports: &[EndpointPort]) -> String {
 }
 
 /// The writes that bring `have` to `wanted`.
-pub fn pack(service: &Service, have: &[&EndpointSlice], wanted: Wanted<'_>, at: Option<Timestamp>) -> Vec<Action> {
-    let model = model(service, wanted.address_type);
+pub fn pack(have: &[&EndpointSlice], wanted: Wanted, at: Option<Timestamp>) -> Vec<Action> {
+    let model = wanted.model;
     let mut draft = Draft::default();
     let mut by_ports: BTreeMap<String, Vec<&EndpointSlice>> = BTreeMap::new();
     for slice in have {
@@ -58,35 +49,11 @@ pub fn pack(service: &Service, have: &[&EndpointSlice], wanted: Wanted<'_>, at: 
         draft.fill(&slices, &ports, endpoints, &model);
     }
     draft.unused.extend(by_ports.into_values().flatten().cloned());
-    if draft.next.is_empty() {
-        // So that a consumer can tell "no endpoints" from "not yet looked at".
+    if draft.next.is_empty() && wanted.keeps_one {
         draft.next.push(Next { slice: model.clone(), before: None });
     }
     draft.reuse();
-    draft.actions(service, &model, at)
-}
-
-/// A slice without endpoints that belongs to `service`.
-fn model(service: &Service, address_type: &str) -> EndpointSlice {
-    let mut labels = service.metadata.labels.clone().unwrap_or_default();
-    labels.remove(HEADLESS_LABEL);
-    if is_headless(service) {
-        labels.insert(HEADLESS_LABEL.to_owned(), String::new());
-    }
-    labels.insert(SERVICE_NAME_LABEL.to_owned(), service.name().to_owned());
-    labels.insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());
-    EndpointSlice {
-        metadata: ObjectMeta {
-            generate_name: Some(format!("{}-", service.name())),
-            namespace: service.metadata.namespace.clone(),
-            labels: Some(labels),
-            owner_references: Some(vec![controller_reference(service)]),
-            ..ObjectMeta::default()
-        },
-        address_type: address_type.to_owned(),
-        endpoints: Some(Vec::new()),
-        ..EndpointSlice::default()
-    }
+    draft.actions(&model, at)
 }
 
 /// Slices as they will be.
@@ -137,7 +104,7 @@ impl Draft {
         }
     }
 
-    fn actions(self, service: &Service, model: &EndpointSlice, at: Option<Timestamp>) -> Vec<Action> {
+    fn actions(self, model: &EndpointSlice, at: Option<Timestamp>) -> Vec<Action> {
         let mut actions = Vec::new();
         for mut next in self.next {
             next.slice.metadata.labels.clone_from(&model.metadata.labels);
@@ -149,14 +116,14 @@ impl Draft {
                 let annotations = next.slice.metadata.annotations.get_or_insert_default();
                 annotations.insert(TRIGGER_TIME.to_owned(), at.to_string());
             }
-            let why = "the pods of its Service have changed";
+            let why = "the endpoints of its Service have changed";
             actions.push(match next.before {
                 None => Action::create(&next.slice, why),
                 Some(_) => Action::update(&next.slice, why),
             });
         }
         actions.extend(self.unused.iter().map(|slice| Action::delete(slice, "no endpoint is left for it")));
-        actions.into_iter().map(|action| tell(action, service)).collect()
+        actions
     }
 }
 
@@ -191,9 +158,4 @@ fn endpoints_of(slice: &EndpointSlice) -> &[Endpoint] {
 fn identity(endpoint: &Endpoint) -> String {
     let uid = endpoint.target_ref.as_ref().and_then(|pod| pod.uid.as_deref()).unwrap_or_default();
     format!("{uid} {}", endpoint.addresses.join(","))
-}
-
-fn tell(action: Action, service: &Service) -> Action {
-    let message = format!("Error updating Endpoint Slices for Service {}: {{error}}", service.key());
-    action.tell(Outcome::Refused, service, EventKind::Warning, "FailedToUpdateEndpointSlices", message)
 }
