@@ -24,7 +24,9 @@ fn pods_on_three_nodes_reach_each_other_and_the_service() {
     let mut seen = std::collections::BTreeSet::new();
     eventually("all six answer through the Service", || {
         seen.extend(
-            in_shell(&cluster, "for i in 1 2 3 4 5 6 7 8 9; do timeout 5 wget -qO- web; done").lines().map(str::to_owned),
+            in_shell(&cluster, "for i in 1 2 3 4 5 6 7 8 9; do timeout 5 wget -qO- web; done")
+                .lines()
+                .map(str::to_owned),
         );
         (seen.len() == 6).then_some(())
     });

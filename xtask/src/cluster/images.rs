@@ -15,8 +15,10 @@ use crate::{build::binary, install::run};
 
 pub const BUSYBOX: &str = "busybox:1.35";
 pub const TESTBOX: &str = "coxswain/testbox:1";
+/// The same, for a Deployment to roll to.
+const TESTBOX_NEXT: &str = "coxswain/testbox:2";
 pub const CLUSTER_DNS: &str = "coxswain/cluster-dns:latest";
-pub const ALL: &[&str] = &[BUSYBOX, TESTBOX, CLUSTER_DNS, "coxswain/pause:1"];
+pub const ALL: &[&str] = &[BUSYBOX, TESTBOX, TESTBOX_NEXT, CLUSTER_DNS, "coxswain/pause:1"];
 /// The daemons that compose runs as containers.
 const DAEMONS: &[&str] =
     &["kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "cluster-dns"];
@@ -24,7 +26,9 @@ const DAEMONS: &[&str] =
 /// The images that a cluster needs, each made anew when what it holds has changed.
 pub fn ensure() -> anyhow::Result<()> {
     busybox()?;
-    single(TESTBOX, &binary("testbox"), "testbox")?;
+    for image in [TESTBOX, TESTBOX_NEXT] {
+        single(image, &binary("testbox"), "testbox")?;
+    }
     single(CLUSTER_DNS, &binary("cluster-dns"), "cluster-dns")
 }
 
