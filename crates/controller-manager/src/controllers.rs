@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api_types::Key;
 use client::{Client, Config, ConfigError, Queue};
 use daemon::diagnosis::Ledger;
 use tokio::task::JoinSet;
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     caches::{Caches, Subscriptions},
     cron_job, daemon_set, deployment, disruption, endpoint_slice, endpoints,
-    everything::{Everything, Listener},
+    everything::{Everything, Item, Listener},
     flags::Flags,
     garbage::{self, Collector},
     identity::Identity,
@@ -66,67 +67,115 @@ pub struct Start {
 /// Runs the controllers that `--controllers` wants until `shutdown`; returns when all have ended.
 pub async fn run(start: Start, shutdown: CancellationToken) -> Result<(), ConfigError> {
     let mut subscriptions = Subscriptions::default();
-    let rows: Vec<(&'static Controller, Queue<_>)> = ALL
-        .iter()
-        .filter(|controller| start.flags.wants(controller.name))
-        .map(|controller| (*controller, Queue::new(controller.name)))
-        .collect();
-    for (controller, queue) in &rows {
-        (controller.watch)(&mut subscriptions, queue);
-    }
-    let quotas = rows.iter().find(|(controller, _)| controller.name == quota::CONTROLLER.name);
-    let (garbage, namespaces) = (Queue::new(garbage::NAME), Queue::new(namespace::NAME));
-    namespace::watch(&mut subscriptions, &namespaces);
-    let mut listeners: Vec<Listener> =
-        vec![Box::new(garbage::watch(&garbage)), Box::new(namespace::watch_contents(&namespaces))];
-    listeners.extend(quotas.map(|(_, queue)| Box::new(quota::watch_contents(queue)) as Listener));
-
-    let journal = Arc::new(Journal::new(start.ledger.clone()));
-    let caches = Caches::start(&start.client, subscriptions, &journal, &shutdown);
-    let everything = Everything::new(start.client.clone(), listeners);
-    let settings = Arc::new(start.settings.clone());
-    let mut running = JoinSet::new();
-    let ready = async |caches: Arc<Caches>, everything: Option<Arc<Everything>>| {
-        // A decision on half a list would take what is not there yet for gone.
-        caches.synced().await;
-        if let Some(everything) = everything {
-            everything.synced().await;
+    let mut listeners: Vec<Listener> = Vec::new();
+    let mut rows: Vec<(&'static Controller, Queue<Key>)> = Vec::new();
+    for controller in ALL.iter().filter(|controller| start.flags.wants(controller.name)) {
+        let queue = Queue::new(controller.name);
+        (controller.watch)(&mut subscriptions, &queue);
+        if let Some(watch) = controller.watch_everything {
+            listeners.push(watch(&queue));
         }
-    };
+        rows.push((controller, queue));
+    }
+    let garbage = start.flags.wants(garbage::NAME).then(|| Queue::new(garbage::NAME));
+    listeners.extend(garbage.as_ref().map(|queue| Box::new(garbage::watch(queue)) as Listener));
+    let namespaces = start.flags.wants(namespace::NAME).then(|| Queue::new(namespace::NAME));
+    if let Some(queue) = &namespaces {
+        namespace::watch(&mut subscriptions, queue);
+        listeners.push(Box::new(namespace::watch_contents(queue)));
+    }
+    let mut crew = Crew::new(start, subscriptions, listeners, shutdown);
     for (controller, queue) in rows {
-        let (identity, client) = identify(&start, controller.account)?;
-        let counts_all = controller.name == quota::CONTROLLER.name;
-        let ready = ready(Arc::clone(&caches), counts_all.then(|| Arc::clone(&everything)));
+        crew.add(controller, queue)?;
+    }
+    if let Some(queue) = garbage {
+        crew.add_collector(queue)?;
+    }
+    if let Some(queue) = namespaces {
+        crew.add_namespaces(queue)?;
+    }
+    crew.work().await;
+    Ok(())
+}
+
+/// Those that run, and what they share.
+struct Crew {
+    start: Start,
+    caches: Arc<Caches>,
+    everything: Arc<Everything>,
+    journal: Arc<Journal>,
+    settings: Arc<Settings>,
+    running: JoinSet<()>,
+    shutdown: CancellationToken,
+}
+
+impl Crew {
+    fn new(start: Start, subscriptions: Subscriptions, listeners: Vec<Listener>, shutdown: CancellationToken) -> Self {
+        let journal = Arc::new(Journal::new(start.ledger.clone()));
+        let caches = Caches::start(&start.client, subscriptions, &journal, &shutdown);
+        let everything = Everything::new(start.client.clone(), listeners);
+        let settings = Arc::new(start.settings.clone());
+        Self { start, caches, everything, journal, settings, running: JoinSet::new(), shutdown }
+    }
+
+    fn add(&mut self, controller: &'static Controller, queue: Queue<Key>) -> Result<(), ConfigError> {
+        let (identity, client) = identify(&self.start, controller.account)?;
+        let ready = self.ready(controller.watch_everything.map(|_| Arc::clone(&self.everything)));
         let means = Means {
             client,
-            caches: Arc::clone(&caches),
-            everything: Arc::clone(&everything),
-            settings: Arc::clone(&settings),
-            journal: Arc::clone(&journal),
+            caches: Arc::clone(&self.caches),
+            everything: Arc::clone(&self.everything),
+            settings: Arc::clone(&self.settings),
+            journal: Arc::clone(&self.journal),
         };
-        let work = reconcile::run(controller, queue, means, shutdown.clone());
-        running.spawn(run_as(identity, ready, work, shutdown.clone()));
+        let work = reconcile::run(controller, queue, means, self.shutdown.clone());
+        self.running.spawn(run_as(identity, ready, work, self.shutdown.clone()));
+        Ok(())
     }
-    if start.flags.wants(garbage::NAME) {
-        let (identity, client) = identify(&start, garbage::ACCOUNT)?;
-        let ready = ready(Arc::clone(&caches), Some(Arc::clone(&everything)));
-        let (everything, journal) = (Arc::clone(&everything), Arc::clone(&journal));
-        let work = garbage::run(Collector { client, everything, queue: garbage, journal }, shutdown.clone());
-        running.spawn(run_as(identity, ready, work, shutdown.clone()));
+
+    fn add_collector(&mut self, queue: Queue<Item>) -> Result<(), ConfigError> {
+        let (identity, client) = identify(&self.start, garbage::ACCOUNT)?;
+        let ready = self.ready(Some(Arc::clone(&self.everything)));
+        let (everything, journal) = (Arc::clone(&self.everything), Arc::clone(&self.journal));
+        let work = garbage::run(Collector { client, everything, queue, journal }, self.shutdown.clone());
+        self.running.spawn(run_as(identity, ready, work, self.shutdown.clone()));
+        Ok(())
     }
-    if start.flags.wants(namespace::NAME) {
-        let (identity, client) = identify(&start, namespace::ACCOUNT)?;
-        let ready = ready(Arc::clone(&caches), Some(Arc::clone(&everything)));
-        let (everything, journal) = (Arc::clone(&everything), Arc::clone(&journal));
-        let cache = caches.namespaces.clone();
-        let means = namespace::Means { client, namespaces: cache, everything, queue: namespaces, journal };
-        running.spawn(run_as(identity, ready, namespace::run(means, shutdown.clone()), shutdown.clone()));
+
+    fn add_namespaces(&mut self, queue: Queue<Key>) -> Result<(), ConfigError> {
+        let (identity, client) = identify(&self.start, namespace::ACCOUNT)?;
+        let ready = self.ready(Some(Arc::clone(&self.everything)));
+        let (everything, journal) = (Arc::clone(&self.everything), Arc::clone(&self.journal));
+        let namespaces = self.caches.namespaces.clone();
+        let means = namespace::Means { client, namespaces, everything, queue, journal };
+        self.running.spawn(run_as(
+            identity,
+            ready,
+            namespace::run(means, self.shutdown.clone()),
+            self.shutdown.clone(),
+        ));
+        Ok(())
     }
-    let follow = everything.follow(shutdown.clone());
-    running.spawn(async move { _ = shutdown.run_until_cancelled(follow).await });
-    // Turns catch their panics, so a failed join has nothing to tell.
-    while running.join_next().await.is_some() {}
-    Ok(())
+
+    /// A decision on half a list would take what is not there yet for gone.
+    fn ready(&self, everything: Option<Arc<Everything>>) -> impl Future<Output = ()> + Send + 'static {
+        let caches = Arc::clone(&self.caches);
+        async move {
+            caches.synced().await;
+            if let Some(everything) = everything {
+                everything.synced().await;
+            }
+        }
+    }
+
+    /// Returns when all have ended.
+    async fn work(mut self) {
+        let follow = self.everything.follow(self.shutdown.clone());
+        let shutdown = self.shutdown.clone();
+        self.running.spawn(async move { _ = shutdown.run_until_cancelled(follow).await });
+        // Turns catch their panics, so a failed join has nothing to tell.
+        while self.running.join_next().await.is_some() {}
+    }
 }
 
 /// The client that a controller acts with, and the identity to keep up if it is one of its own.

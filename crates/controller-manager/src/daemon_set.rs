@@ -49,6 +49,7 @@ pub static CONTROLLER: Controller = Controller {
     component: "daemonset-controller",
     workers: 2,
     watch,
+    watch_everything: None,
     decide: |world, turn| view(world, turn).map_or_else(Plan::default, |view| plan(&view)),
 };
 

@@ -45,6 +45,7 @@ pub static CONTROLLER: Controller = Controller {
         let wake = queue.clone();
         to.endpoints.push(Box::new(move |_, change| wake.add(change.object().key())));
     },
+    watch_everything: None,
     decide: |world, turn| plan(&view(world, turn)),
 };
 

@@ -67,6 +67,7 @@ pub static CONTROLLER: Controller = Controller {
             }
         }));
     },
+    watch_everything: None,
     decide: |world, turn| decide(world, turn),
 };
 

@@ -44,10 +44,13 @@ async fn main() -> anyhow::Result<()> {
     let elect = flags.election.leader_elect;
     let lease = flags.election.lease(NAME, flags.serving.address(PORT));
     let start = Start { flags, settings, config, client: client.clone(), ledger };
-    let work = |stop| async {
-        if let Err(error) = controllers::run(start, stop).await {
-            tracing::error!(%error, "controllers cannot run");
-        }
+    // Boxed, as it holds everything that the controllers start with.
+    let work = |stop| {
+        Box::pin(async {
+            if let Err(error) = controllers::run(start, stop).await {
+                tracing::error!(%error, "controllers cannot run");
+            }
+        })
     };
     if !elect {
         work(shutdown).await;

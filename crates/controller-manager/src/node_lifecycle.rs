@@ -60,6 +60,7 @@ pub static CONTROLLER: Controller = Controller {
             }
         }));
     },
+    watch_everything: None,
     decide: |world, turn| view(world, turn).map_or_else(Plan::default, |view| plan(&view)),
 };
 

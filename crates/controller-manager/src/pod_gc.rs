@@ -47,6 +47,7 @@ pub static CONTROLLER: Controller = Controller {
         }));
     },
     // The empty key stands for all pods together.
+    watch_everything: None,
     decide: |world, turn| match turn.key.name.as_str() {
         "" => too_many(&world.caches.pods.list(), world.settings.terminated_pods_max),
         _ => view(world, turn).map_or_else(Plan::default, |view| plan(&view)),

@@ -44,6 +44,7 @@ pub static CONTROLLER: Controller = Controller {
             }
         }));
     },
+    watch_everything: Some(|queue| Box::new(watch_contents(queue))),
     decide: |world, turn| plan(&view(world, turn)),
 };
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     action::Write,
     caches::{Caches, Subscriptions},
-    everything::Everything,
+    everything::{Everything, Listener},
     execute::{Executor, Report, Trace, Written},
     journal::Journal,
     plan::{Failure, Plan, Turn, World},
@@ -35,6 +35,8 @@ pub struct Controller {
     pub workers: usize,
     /// Says which changes put which keys into the queue.
     pub watch: fn(&mut Subscriptions, &Queue<Key>),
+    /// The same for changes to objects of any kind; who has it waits until all kinds are listed.
+    pub watch_everything: Option<fn(&Queue<Key>) -> Listener>,
     /// View and plan: pure but for reading the caches.
     pub decide: fn(&World<'_>, &Turn<'_>) -> Plan,
 }

@@ -31,6 +31,7 @@ pub static CONTROLLER: Controller = Controller {
     component: "replication-controller",
     workers: 5,
     watch,
+    watch_everything: None,
     decide: |world, turn| view(world, turn).map_or_else(Plan::default, |view| plan(&view)),
 };
 

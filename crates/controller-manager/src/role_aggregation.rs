@@ -32,6 +32,7 @@ pub static CONTROLLER: Controller = Controller {
             wake.add(change.object().key());
         }));
     },
+    watch_everything: None,
     decide: |world, turn| view(world, turn).map_or_else(Plan::default, |view| plan(&view)),
 };
 

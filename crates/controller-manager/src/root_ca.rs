@@ -32,6 +32,7 @@ pub static CONTROLLER: Controller = Controller {
     component: "root-ca-cert-publisher",
     workers: 1,
     watch,
+    watch_everything: None,
     decide: |world, turn| plan(&view(world, turn)),
 };
 

@@ -26,6 +26,7 @@ pub static CONTROLLER: Controller = Controller {
     component: "serviceaccount-controller",
     workers: 1,
     watch,
+    watch_everything: None,
     decide: |world, turn| plan(&view(world, turn)),
 };
 

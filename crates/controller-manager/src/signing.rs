@@ -41,6 +41,7 @@ pub static SIGNING: Controller = Controller {
         let wake = queue.clone();
         to.signing_requests.push(Box::new(move |_, change| wake.add(change.object().key())));
     },
+    watch_everything: None,
     decide: |world, turn| view(world, turn).map_or_else(Plan::default, |view| sign(&view)),
 };
 

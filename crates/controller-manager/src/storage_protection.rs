@@ -45,6 +45,7 @@ pub static CLAIMS: Controller = Controller {
             }
         }));
     },
+    watch_everything: None,
     decide: |world, turn| {
         let Some(claim) = world.caches.volume_claims.get(turn.key) else { return Plan::default() };
         claim_plan(&claim, &world.caches.pods.by_index(BY_NAMESPACE, claim.namespace()))
@@ -65,6 +66,7 @@ pub static VOLUMES: Controller = Controller {
             }
         }));
     },
+    watch_everything: None,
     decide: |world, turn| world.caches.volumes.get(turn.key).map_or_else(Plan::default, |volume| volume_plan(&volume)),
 };
 
@@ -94,6 +96,7 @@ pub static ATTRIBUTE_CLASSES: Controller = Controller {
             }
         }));
     },
+    watch_everything: None,
     decide: class_decide,
 };
 

@@ -52,6 +52,7 @@ pub static CONTROLLER: Controller = Controller {
             }
         }));
     },
+    watch_everything: None,
     decide: |world, turn| plan(&view(world, turn)),
 };
 
