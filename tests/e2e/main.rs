@@ -1,5 +1,6 @@
 //! Whole clusters: every daemon real, every container real, stock clients as witnesses.
 
+mod cox;
 mod dns;
 mod isolation;
 mod nodes;

@@ -9,6 +9,9 @@ const COLUMN: usize = 24;
 const HIDDEN_METADATA: &[&str] =
     &["managedFields", "uid", "resourceVersion", "generation", "selfLink", "name", "namespace"];
 
+/// Maps whose keys are the user's own words.
+const OWN_WORDS: &[&str] = &["labels", "annotations", "matchLabels", "nodeSelector", "data", "limits", "requests"];
+
 /// `events` newest last, as the server lists them.
 pub fn describe(object: &Value, events: &[Value]) -> String {
     let mut text = String::new();
@@ -39,9 +42,11 @@ fn field(text: &mut String, depth: usize, key: &str, value: &Value) {
         Value::Object(map) if map.is_empty() => {}
         Value::Object(map) => {
             let _ = writeln!(text, "{}{}:", "  ".repeat(depth), words(key));
-            for (key, value) in map {
-                // Keys of labels and data are the user's own words.
-                field(text, depth + 1, key, value);
+            for (inner, value) in map {
+                match OWN_WORDS.contains(&key) {
+                    true => line(text, depth + 1, inner, &scalar(value)),
+                    false => field(text, depth + 1, inner, value),
+                }
             }
         }
         Value::Array(items) if items.iter().all(|item| !item.is_object()) => {
@@ -132,5 +137,7 @@ mod tests {
         let text = describe(&pod, &[json!({"type": "Normal", "reason": "Started", "count": 2, "message": "m"})]);
         assert!(text.contains("Args:") && text.contains("x, y") && text.contains("Started") && text.contains("(x2)"));
         assert!(!text.contains("Uid"));
+        let labelled = json!({"metadata": {"labels": {"run": "x"}}});
+        assert!(describe(&labelled, &[]).contains("  run:"), "a label's key is not ours to change");
     }
 }
