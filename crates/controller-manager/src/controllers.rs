@@ -123,6 +123,7 @@ impl Crew {
         let ready = self.ready(controller.watch_everything.map(|_| Arc::clone(&self.everything)));
         let means = Means {
             client,
+            reader: self.start.client.clone(),
             caches: Arc::clone(&self.caches),
             everything: Arc::clone(&self.everything),
             settings: Arc::clone(&self.settings),

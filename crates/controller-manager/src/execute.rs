@@ -28,6 +28,8 @@ const DELETIONS_AT_ONCE: usize = 32;
 #[derive(Clone)]
 pub struct Executor {
     client: Client,
+    /// Reads past the caches: may list everything, which what a controller acts as may not.
+    reader: Client,
     recorder: Recorder,
     signer: Option<Arc<Ca>>,
 }
@@ -59,8 +61,8 @@ pub enum Trace {
 }
 
 impl Executor {
-    pub fn new(client: Client, recorder: Recorder) -> Self {
-        Self { client, recorder, signer: None }
+    pub fn new(client: Client, reader: Client, recorder: Recorder) -> Self {
+        Self { client, reader, recorder, signer: None }
     }
     /// Lets it sign certificates.
     pub fn with_signer(self, signer: Option<Arc<Ca>>) -> Self {
@@ -198,16 +200,11 @@ impl Executor {
     }
 
     async fn live_metadata(&self, resource: &Resource, key: &Key) -> Result<Option<Value>, Error> {
-        let path = api::path(resource, key, "");
-        match self.client.request(Method::GET, &path, "application/json", bytes::Bytes::new()).await {
-            Ok(body) => {
-                let object: Value = serde_json::from_slice(&body)
-                    .map_err(|error| Error::Decode { what: path, why: error.to_string() })?;
-                Ok(Some(object["metadata"].clone()))
-            }
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+        let path = format!("{}?fieldSelector=metadata.name%3D{}", resource.path(&key.namespace), key.name);
+        let body = self.reader.request(Method::GET, &path, "application/json", bytes::Bytes::new()).await?;
+        let list: Value =
+            serde_json::from_slice(&body).map_err(|error| Error::Decode { what: path, why: error.to_string() })?;
+        Ok(list["items"].get(0).map(|object| object["metadata"].clone()))
     }
 
     fn tell(&self, action: &Action, outcome: Outcome, name: &str, error: &str) {

@@ -93,7 +93,7 @@ pub struct Collector {
 /// Runs until `shutdown`.
 pub async fn run(collector: Collector, shutdown: CancellationToken) {
     let recorder = Recorder::new(collector.client.clone(), NAME, "");
-    let executor = Executor::new(collector.client.clone(), recorder);
+    let executor = Executor::new(collector.client.clone(), collector.client.clone(), recorder);
     let queue = collector.queue.clone();
     let turns = Arc::new(Turns { collector, executor, absent: Mutex::default() });
     client::controller::run(NAME, queue, WORKERS, shutdown, move |item: Item| {

@@ -68,7 +68,8 @@ pub struct Means {
 
 /// Runs until `shutdown`.
 pub async fn run(means: Means, shutdown: CancellationToken) {
-    let executor = Executor::new(means.client.clone(), Recorder::new(means.client.clone(), NAME, ""));
+    let executor =
+        Executor::new(means.client.clone(), means.client.clone(), Recorder::new(means.client.clone(), NAME, ""));
     let queue = means.queue.clone();
     let turns = Arc::new(Turns { means, executor });
     client::controller::run(NAME, queue, WORKERS, shutdown, move |key: Key| {

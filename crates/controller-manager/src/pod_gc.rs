@@ -4,12 +4,17 @@
 
 use std::{cmp::Reverse, sync::Arc, time::Duration};
 
-use api_types::{Key, Object, jiff::Timestamp, k8s::core::Pod, resources};
+use api_types::{
+    Key, Object,
+    jiff::Timestamp,
+    k8s::core::{Node, Pod},
+    resources,
+};
 use client::Change;
 use serde_json::json;
 
 use crate::{
-    action::Action,
+    action::{Action, Guard},
     caches::BY_NODE,
     plan::{Plan, Turn, World, time},
     pods,
@@ -99,7 +104,9 @@ fn orphaned(pod: &Pod, now: Timestamp) -> Vec<Action> {
         patch["status"]["phase"] = "Failed".into();
     }
     let why = "its node does not exist";
-    vec![Action::patch_status(pod, patch, why), Action::delete_now(pod, why)]
+    // Its node may have come back while we could not see it.
+    let absent = Guard::Unchanged { resource: Node::RESOURCE, key: Key::cluster(pods::node_name(pod)), version: None };
+    vec![Action::patch_status(pod, patch, why).only_if(absent.clone()), Action::delete_now(pod, why).only_if(absent)]
 }
 
 /// Deletes the oldest of the finished pods beyond `max`.

@@ -44,7 +44,10 @@ pub struct Controller {
 /// What every controller runs with.
 #[derive(Clone)]
 pub struct Means {
+    /// Acts as the controller's own account.
     pub client: Client,
+    /// Of the daemon itself: reads everything.
+    pub reader: Client,
     pub caches: Arc<Caches>,
     pub everything: Arc<Everything>,
     pub settings: Arc<Settings>,
@@ -57,7 +60,8 @@ pub async fn run(controller: &'static Controller, queue: Queue<Key>, means: Mean
     let reconciler = Arc::new(Reconciler {
         controller,
         queue: queue.clone(),
-        executor: Executor::new(means.client.clone(), recorder).with_signer(means.settings.signer.clone()),
+        executor: Executor::new(means.client.clone(), means.reader.clone(), recorder)
+            .with_signer(means.settings.signer.clone()),
         means,
         memory: Mutex::default(),
     });
