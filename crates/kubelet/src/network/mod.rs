@@ -66,7 +66,7 @@ struct Connection {
     netns: String,
     port_mappings: Vec<PortMapping>,
     /// What connected it also disconnects it, whatever the configuration is by then.
-    list: config::List,
+    list: Option<config::List>,
     /// Absent while the ADD is under way.
     result: Option<Value>,
 }
@@ -122,7 +122,7 @@ impl Network {
             uid: pod.uid.clone(),
             netns: format!("/proc/{pid}/ns/net"),
             port_mappings,
-            list,
+            list: Some(list.clone()),
             result: None,
         };
         // Before the first plugin runs: whatever happens, the DEL knows what to undo.
@@ -131,8 +131,8 @@ impl Network {
         self.run(&call, &config::loopback(), 0, None).await?;
         let call = Call { interface: INTERFACE, ..call };
         let mut result = None;
-        for index in 0..connection.list.plugins.len() {
-            result = self.run(&call, &connection.list, index, result).await?;
+        for index in 0..list.plugins.len() {
+            result = self.run(&call, &list, index, result).await?;
         }
         let result = result.unwrap_or(Value::Null);
         let ips = config::ips(&result);
@@ -147,10 +147,14 @@ impl Network {
         if !Path::new(&connection.netns).exists() {
             connection.netns.clear();
         }
+        let list = match connection.list.clone() {
+            Some(list) => list,
+            None => self.configuration()?,
+        };
         let call = Call { command: "DEL", sandbox_id, interface: INTERFACE, connection: &connection };
-        for index in (0..connection.list.plugins.len()).rev() {
+        for index in (0..list.plugins.len()).rev() {
             let previous = connection.result.clone();
-            self.run(&call, &connection.list, index, previous).await?;
+            self.run(&call, &list, index, previous).await?;
         }
         let path = self.path(sandbox_id);
         fs::remove_file(&path).map_err(|source| NetworkError::File { path, source })
