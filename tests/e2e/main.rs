@@ -1,6 +1,7 @@
 //! Whole clusters: every daemon real, every container real, stock clients as witnesses.
 
 mod cox;
+mod deploy;
 mod dns;
 mod isolation;
 mod nodes;

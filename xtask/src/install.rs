@@ -55,6 +55,11 @@ const PYTHON: Need = Need {
     packages: &["python3", "python3-venv"],
     why: "runs the Python client, a witness in the tests",
 };
+const COMPOSE: Need = Need {
+    probe: "docker-compose",
+    packages: &["docker-compose"],
+    why: "starts the cluster of deploy/compose in a test",
+};
 const PROCPS: Need = Need { probe: "setsid", packages: &["util-linux"], why: "detaches the daemons from the terminal" };
 
 const BUILD: &[&Need] = &[&COMPILER, &CMAKE, &PROTOC, &PROTOS];
@@ -67,7 +72,7 @@ pub fn for_shape(shape: Shape) -> Vec<&'static Need> {
 }
 
 pub fn for_tests() -> Vec<&'static Need> {
-    [BUILD, CONTROL_PLANE, NODE, &[&PYTHON]].concat()
+    [BUILD, CONTROL_PLANE, NODE, &[&PYTHON, &COMPOSE]].concat()
 }
 
 /// Installs what is missing, or says what the user has to install.

@@ -37,7 +37,11 @@ enum Command {
     /// Check the floors of the tree.
     Tidy,
     /// Make what deploy/compose needs: images of the release binaries, certificates, flags.
-    Images,
+    Images {
+        /// Use the binaries as they are and install nothing.
+        #[arg(long)]
+        no_build: bool,
+    },
     /// Derive the schema tables from the pinned public package.
     Schema,
     /// Derive the field numbers of protobuf from the pinned public package.
@@ -80,9 +84,11 @@ fn main() -> anyhow::Result<()> {
         Command::Test(flags) => test::run(&flags),
         Command::Bench(bench) => bench::run(&bench),
         Command::Tidy => tidy::run(),
-        Command::Images => {
-            install::ensure(install::for_shape(Shape::Nodes(1)))?;
-            build::release()?;
+        Command::Images { no_build } => {
+            if !no_build {
+                install::ensure(install::for_shape(Shape::Nodes(1)))?;
+                build::release()?;
+            }
             cluster::compose::prepare()
         }
         Command::Schema => schema::run(),

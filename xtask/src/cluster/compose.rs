@@ -27,7 +27,7 @@ pub fn prepare() -> anyhow::Result<()> {
     fs::write(&file, environment(&cluster))?;
     println!(
         "docker-compose -f {DIR}/docker-compose.yml --env-file {DIR}/.env up -d\nexport KUBECONFIG={}\n\
-         stop: docker-compose -f {DIR}/docker-compose.yml --env-file {DIR}/.env down && cargo xtask down --dir {STATE}",
+         kubectl apply -f deploy/manifests/cluster-dns.yaml\nstop: docker-compose -f {DIR}/docker-compose.yml --env-file {DIR}/.env down && cargo xtask down --dir {STATE}",
         cluster.kubeconfig("admin").display()
     );
     Ok(())
