@@ -34,6 +34,7 @@ use crate::{
 };
 
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
 /// Upstream's `--min-request-timeout`: a watch that names no timeout gets one between this and twice this.
 const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
 /// Initial objects are encoded in portions of this many, so that none waits for all.
@@ -68,6 +69,7 @@ impl Ask {
         }
         // Read before the shelf: what is applied by now is in its snapshot.
         let applied = self.server.cache.revision();
+        let deadline = Instant::now() + timeout(options.timeout_s);
         let (under_way, sent) = self.server.metrics.watch(&self.kind.resource);
         let mut watcher = Watcher {
             _under_way: under_way,
@@ -81,8 +83,8 @@ impl Ask {
             ends_initial: false,
             position: 0,
             has_sent_columns: false,
-            deadline: Instant::now() + timeout(options.timeout_s),
-            next_bookmark: Instant::now() + BOOKMARK_INTERVAL,
+            deadline,
+            next_bookmark: next_bookmark(Instant::now(), deadline),
             shutdown: self.server.shutdown.clone(),
             place: Place::Ended,
             sight,
@@ -145,6 +147,12 @@ fn timeout(seconds: Option<i64>) -> Duration {
         Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
         _ => TIMEOUT_MIN.mul_f64(1.0 + rand::random::<f64>()),
     }
+}
+
+/// Every so often, and once shortly before the end.
+fn next_bookmark(now: Instant, deadline: Instant) -> Instant {
+    let last = deadline.checked_sub(BOOKMARK_BEFORE_END).unwrap_or(now);
+    if now < last { last.min(now + BOOKMARK_INTERVAL) } else { deadline + BOOKMARK_INTERVAL }
 }
 
 type Begun = (VecDeque<Arc<Item>>, u64, Cursor);
@@ -320,6 +328,7 @@ impl Watcher {
             if let Some(turn) = self.wait().await {
                 match turn {
                     Turn::Bookmark => return Some(self.bookmark(false)),
+                    Turn::End => return None,
                     Turn::LastBookmark => {
                         self.place = Place::Ended;
                         return self.allows_bookmarks.then(|| self.bookmark(false));
@@ -336,7 +345,7 @@ impl Watcher {
             biased;
             () = cursor.ready() => None,
             () = self.shutdown.cancelled() => Some(Turn::LastBookmark),
-            () = sleep_until(self.deadline) => Some(Turn::LastBookmark),
+            () = sleep_until(self.deadline) => Some(Turn::End),
             () = sleep_until(self.next_bookmark), if self.allows_bookmarks => Some(Turn::Bookmark),
         }
     }
@@ -387,7 +396,7 @@ impl Watcher {
     }
 
     fn bookmark(&mut self, is_end_of_initial: bool) -> Bytes {
-        self.next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
+        self.next_bookmark = next_bookmark(Instant::now(), self.deadline);
         let mut metadata = json!({ "resourceVersion": self.position.to_string() });
         if is_end_of_initial {
             metadata["annotations"] = json!({ INITIAL_EVENTS_END: "true" });
@@ -419,7 +428,9 @@ impl Watcher {
 
 enum Turn {
     Bookmark,
+    /// The server stops: the client shall go on from here.
     LastBookmark,
+    End,
 }
 
 /// Only the first table of a watch names its columns.
@@ -505,6 +516,15 @@ mod tests {
         check(Some("out"), Some("out"), None);
         check(Some("in"), None, Some(("DELETED", 6)));
         check(Some("out"), None, None);
+    }
+
+    #[test]
+    fn bookmarks_come_every_minute_and_before_the_end() {
+        let start = Instant::now();
+        let after = |seconds| start + Duration::from_secs(seconds);
+        for (now, deadline, expected) in [(0, 300, 60), (60, 90, 88), (88, 90, 150), (0, 1, 61)] {
+            assert_eq!(next_bookmark(after(now), after(deadline)), after(expected), "{now} {deadline}");
+        }
     }
 
     #[test]
