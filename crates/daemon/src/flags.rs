@@ -146,13 +146,13 @@ pub struct LeaderElectionFlags {
 }
 
 impl LeaderElectionFlags {
-    /// The election of `component`. Who holds a port of this machine is one process, so its address
-    /// is an identity that a restarted daemon keeps: it goes on leading at once. Without a port the
-    /// identity is host name and a random part, as upstream's.
+    /// The election of `component`. Who holds a port of an address is one process, so host name and address
+    /// are an identity that a restarted daemon keeps: it goes on leading at once. Where the address
+    /// is not named, the identity is host name and a random part, as upstream's.
     pub fn lease(&self, component: &str, address: Option<SocketAddr>) -> LeaseConfig {
         let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let distinction = address.map_or_else(uuid, |address| address.to_string());
         let told = address.filter(|address| !address.ip().is_unspecified());
+        let distinction = told.map_or_else(uuid, |address| address.to_string());
         LeaseConfig {
             namespace: self.leader_elect_resource_namespace.clone(),
             name: self.leader_elect_resource_name.clone().unwrap_or_else(|| component.to_owned()),
