@@ -13,7 +13,7 @@ use crate::{build::workspace, cluster::Shape};
 
 /// One thing that must be there before we can go on.
 pub struct Need {
-    /// Present if this program is on the PATH or this file exists.
+    /// Present if this program is on the PATH, this file exists, or python3 can import this `python:module`.
     probe: &'static str,
     /// Debian packages that bring it.
     packages: &'static [&'static str],
@@ -51,7 +51,7 @@ const IPROUTE: Need = Need { probe: "ip", packages: &["iproute2"], why: "makes b
 const BUSYBOX: Need =
     Need { probe: "busybox", packages: &["busybox-static"], why: "is the content of the busybox image" };
 const PYTHON: Need = Need {
-    probe: "python3",
+    probe: "python:ensurepip",
     packages: &["python3", "python3-venv"],
     why: "runs the Python client, a witness in the tests",
 };
@@ -60,11 +60,13 @@ const COMPOSE: Need = Need {
     packages: &["docker-compose"],
     why: "starts the cluster of deploy/compose in a test",
 };
-const PROCPS: Need = Need { probe: "setsid", packages: &["util-linux"], why: "detaches the daemons from the terminal" };
+const UTIL_LINUX: Need =
+    Need { probe: "setsid", packages: &["util-linux"], why: "detaches daemons from the terminal, enters namespaces" };
+const PROCPS: Need = Need { probe: "sysctl", packages: &["procps"], why: "lets nodes forward packets, finds dockerd" };
 
 const BUILD: &[&Need] = &[&COMPILER, &CMAKE, &PROTOC, &PROTOS];
-const CONTROL_PLANE: &[&Need] = &[&ETCD, &CURL, &PROCPS];
-const NODE: &[&Need] = &[&DOCKER, &CNI, &NFT, &IPTABLES, &CONNTRACK, &IPROUTE, &BUSYBOX];
+const CONTROL_PLANE: &[&Need] = &[&ETCD, &CURL, &UTIL_LINUX];
+const NODE: &[&Need] = &[&DOCKER, &CNI, &NFT, &IPTABLES, &CONNTRACK, &IPROUTE, &PROCPS, &BUSYBOX];
 
 pub fn for_shape(shape: Shape) -> Vec<&'static Need> {
     let node = if shape == Shape::ControlPlane { &[][..] } else { NODE };
@@ -104,6 +106,10 @@ pub fn ensure(needs: Vec<&Need>) -> anyhow::Result<()> {
 }
 
 fn present(probe: &str) -> bool {
+    if let Some(module) = probe.strip_prefix("python:") {
+        let import = Command::new("python3").args(["-c", &format!("import {module}")]).output();
+        return import.is_ok_and(|output| output.status.success());
+    }
     if probe.starts_with('/') {
         return Path::new(probe).exists();
     }
