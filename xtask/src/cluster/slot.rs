@@ -1,35 +1,44 @@
 //! Slots: small numbers that keep the clusters of one machine apart. A slot is a file
-//! that names its cluster's folder, made with `O_EXCL`, so that two cannot take the same.
+//! that names its cluster's folder. Slots are given out under a lock, so that two clusters
+//! that start at the same time do not take the same.
 
-use std::{fs, io::Write, path::Path};
+use std::{fs, net::TcpListener, path::Path};
 
 use anyhow::bail;
 
+use super::{Cluster, Shape};
+
 const DIR: &str = "/run/coxswain/slots";
-/// Bounded by the address ranges of [`super::Cluster`].
+const LOCK: &str = "/run/coxswain/slots.lock";
+/// Bounded by the address ranges of [`Cluster`].
 const SLOTS_MAX: u8 = 20;
 
 /// Takes the lowest free slot for the cluster in `dir`.
 pub fn take(dir: &Path) -> anyhow::Result<u8> {
     fs::create_dir_all(DIR)?;
+    let lock = fs::File::create(LOCK)?;
+    lock.lock()?; // until it is dropped
     for slot in 0..SLOTS_MAX {
         let file = Path::new(DIR).join(slot.to_string());
-        if let Ok(owner) = fs::read_to_string(&file)
-            && !Path::new(owner.trim()).exists()
-        {
+        if let Ok(owner) = fs::read_to_string(&file) {
+            if Path::new(owner.trim()).exists() {
+                continue;
+            }
             fs::remove_file(&file)?; // its folder was removed by hand
         }
-        match fs::OpenOptions::new().write(true).create_new(true).open(&file) {
-            Ok(mut file) => {
-                fs::create_dir_all(dir)?;
-                writeln!(file, "{}", dir.display())?;
-                return Ok(slot);
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
-            Err(error) => return Err(error.into()),
+        if ports_free(&Cluster { dir: dir.to_owned(), slot, shape: Shape::ControlPlane }) {
+            fs::create_dir_all(dir)?;
+            fs::write(&file, format!("{}\n", dir.display()))?;
+            return Ok(slot);
         }
     }
     bail!("{SLOTS_MAX} clusters run on this machine; stop one with `cargo xtask down --dir …` (see {DIR})")
+}
+
+/// Nobody else, such as another Kubernetes, sits on the slot's ports.
+fn ports_free(cluster: &Cluster) -> bool {
+    let ports = [cluster.apiserver_port(), cluster.port(2379), cluster.port(2380)];
+    ports.into_iter().all(|port| TcpListener::bind(("0.0.0.0", port)).is_ok())
 }
 
 pub fn release(slot: u8) {
