@@ -22,7 +22,7 @@ use crate::{
 };
 
 pub const INDEX: &str = "batch.kubernetes.io/job-completion-index";
-const INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
+pub const INDEX_FAILURES: &str = "batch.kubernetes.io/job-index-failure-count";
 const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
 /// Pods made in one turn.
 const BURST_MAX: usize = 500;
@@ -110,8 +110,7 @@ fn indexed(job: &Job, spec: &JobSpec, index: u32, tally: &Tally) -> Pod {
     let annotations = pod.metadata.annotations.get_or_insert_default();
     annotations.insert(INDEX.to_owned(), text);
     if spec.backoff_limit_per_index.is_some() {
-        let failed = tally.counted.iter().filter(|pod| index_of(pod) == Some(index));
-        let failures = failed.map(|pod| failures_of_index(pod) + 1).max().unwrap_or_default();
+        let failures = tally.failures_of_index.get(&index).copied().unwrap_or_default();
         annotations.insert(INDEX_FAILURES.to_owned(), failures.to_string());
     }
     let Some(spec) = &mut pod.spec else { return pod };

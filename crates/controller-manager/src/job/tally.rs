@@ -3,7 +3,10 @@
 //!
 //! Source: `trackJobStatusAndRemoveFinalizers` in kubernetes/pkg/controller/job/job_controller.go.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use api_types::{
     Object,
@@ -30,6 +33,8 @@ pub struct Tally {
     pub counted: Vec<Arc<Pod>>,
     pub completed: Indexes,
     pub failed_indexes: Indexes,
+    /// How often each index has failed, by the pods that are still there, counted long since or not.
+    pub failures_of_index: HashMap<u32, i32>,
     /// All, also those that are only written down yet.
     pub succeeded: i32,
     pub failed: i32,
@@ -56,6 +61,7 @@ pub fn tally(job: &Job, spec: &JobSpec, pods: &[Arc<Pod>], now: Timestamp) -> Ta
     let mut tally = Tally {
         completed: indexes(&status.completed_indexes),
         failed_indexes: indexes(&status.failed_indexes),
+        failures_of_index: failures_by_index(spec, pods),
         counted: Vec::new(),
         succeeded: 0,
         failed: 0,
@@ -154,6 +160,17 @@ fn failures(pods: &[Arc<Pod>], now: Timestamp) -> Vec<Timestamp> {
     let mut failures: Vec<Timestamp> =
         ended("Failed").filter(|at| last_success.is_none_or(|last| *at > last)).collect();
     failures.sort();
+    failures
+}
+
+fn failures_by_index(spec: &JobSpec, pods: &[Arc<Pod>]) -> HashMap<u32, i32> {
+    let mut failures = HashMap::new();
+    for pod in pods.iter().filter(|pod| has_failed(spec, pod)) {
+        let Some(index) = index_of(pod) else { continue };
+        let own = i32::from(meaning(spec, pod) != Meaning::Ignored);
+        let most = failures.entry(index).or_default();
+        *most = failures_of_index(pod).saturating_add(own).max(*most);
+    }
     failures
 }
 

@@ -167,6 +167,20 @@ fn every_index_gets_one_pod() {
 }
 
 #[test]
+fn an_index_remembers_failures_that_were_counted_long_since() {
+    let spec = JobSpec { backoff_limit_per_index: Some(1), ..indexed(2) };
+    let failures = |pods: &str| {
+        let plan = planned(job(spec.clone(), started()), pods);
+        let Write::Create(pod) = &plan.actions.last().unwrap().write else { panic!("no pod is made") };
+        let annotations = &pod["metadata"]["annotations"];
+        (annotations[make::INDEX].as_str().unwrap().to_owned(), annotations[make::INDEX_FAILURES].as_str() == Some("1"))
+    };
+    assert_eq!(failures("p0"), ("1".to_owned(), false));
+    assert_eq!(failures("p0 p1:f"), ("1".to_owned(), true));
+    assert_eq!(failures("p0 p1:fx"), ("1".to_owned(), true));
+}
+
+#[test]
 fn a_failure_policy_can_end_or_excuse() {
     let rule = |action: &str| PodFailurePolicyRule {
         action: action.to_owned(),
