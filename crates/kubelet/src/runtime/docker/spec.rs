@@ -124,16 +124,18 @@ fn security_options(security: &Security) -> Vec<String> {
 
 fn mount(mount: &Mount) -> DockerMount {
     let propagation = match mount.propagation {
-        Propagation::Private => MountBindOptionsPropagationEnum::RPRIVATE,
-        Propagation::HostToContainer => MountBindOptionsPropagationEnum::RSLAVE,
-        Propagation::Bidirectional => MountBindOptionsPropagationEnum::RSHARED,
+        // The engine's own default is private too, but it makes an exception of what holds its
+        // root directory, such as `/`: that it refuses to mount privately.
+        Propagation::Private => None,
+        Propagation::HostToContainer => Some(MountBindOptionsPropagationEnum::RSLAVE),
+        Propagation::Bidirectional => Some(MountBindOptionsPropagationEnum::RSHARED),
     };
     DockerMount {
         target: Some(mount.container_path.clone()),
         source: Some(mount.host_path.display().to_string()),
         typ: Some(MountType::BIND),
         read_only: Some(mount.read_only),
-        bind_options: Some(MountBindOptions { propagation: Some(propagation), ..MountBindOptions::default() }),
+        bind_options: Some(MountBindOptions { propagation, ..MountBindOptions::default() }),
         ..DockerMount::default()
     }
 }

@@ -110,12 +110,14 @@ async fn a_container_lives_and_dies_in_its_sandbox() {
     spec.attempt = 3;
     spec.hash = "h".to_owned();
     spec.env = vec!["A=one two".to_owned()];
-    spec.mounts = vec![Mount {
-        host_path: dir.path().to_owned(),
-        container_path: "/m".to_owned(),
+    let mounted = |host_path: &Path, container_path: &str| Mount {
+        host_path: host_path.to_owned(),
+        container_path: container_path.to_owned(),
         read_only: true,
         propagation: Propagation::Private,
-    }];
+    };
+    // `/` holds the engine's own root directory, as in the pods of `kubectl debug node/…`.
+    spec.mounts = vec![mounted(dir.path(), "/m"), mounted(Path::new("/"), "/host")];
     let id = bench.start(&spec).await;
     let found = bench.find(&id).await;
     let role = Role::App { name: "main".to_owned(), sandbox_id: sandbox.clone() };
