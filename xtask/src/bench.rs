@@ -56,7 +56,8 @@ fn startup(idle: Duration) -> anyhow::Result<()> {
 
     println!("\n| daemon | RSS MB | idle CPU % of a core |\n|---|---|---|");
     let before: Vec<_> = daemons(&cluster);
-    std::thread::sleep(idle); // idleness is what is measured
+    #[allow(clippy::disallowed_methods)] // idleness is what is measured
+    std::thread::sleep(idle);
     for (name, process, used) in before {
         let Some(now) = process::usage(process) else { continue };
         let cpu = (now.cpu - used.cpu).as_secs_f64() / idle.as_secs_f64() * 100.0;

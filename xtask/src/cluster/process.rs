@@ -37,6 +37,7 @@ impl Process {
                 let _ = kill_process(pid, Signal::KILL);
                 return;
             }
+            #[allow(clippy::disallowed_methods)] // a process that is not our child sends no event
             std::thread::sleep(Duration::from_millis(20));
         }
     }

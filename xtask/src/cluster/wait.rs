@@ -23,6 +23,7 @@ pub fn until<T>(what: &str, patience: Duration, mut probe: impl FnMut() -> Optio
         if Instant::now() >= deadline {
             bail!("{what}: not within {} s", patience.as_secs());
         }
+        #[allow(clippy::disallowed_methods)] // a command line asks again; no runtime is here to starve
         std::thread::sleep(POLL);
     }
 }
