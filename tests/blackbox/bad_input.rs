@@ -13,6 +13,9 @@ fn names(cluster: &Cluster, collection: &str) -> Vec<String> {
     items.map(|item| item["metadata"]["name"].as_str().unwrap_or_default().to_owned()).collect()
 }
 
+/// What is sent (words, path, content type, body), and what must come back (code, reason).
+type Refused = (&'static str, &'static str, &'static str, &'static [u8], u16, &'static str);
+
 #[test]
 fn bad_bodies_are_refused_and_nothing_is_stored() {
     let cluster = control_plane!();
@@ -21,7 +24,7 @@ fn bad_bodies_are_refused_and_nothing_is_stored() {
         cluster.http("admin", "POST", path, &[&format!("Content-Type: {content}")], body)
     };
     let json = "application/json";
-    let refused: &[(&str, &str, &str, &[u8], u16, &str)] = &[
+    let refused: &[Refused] = &[
         ("broken JSON", CONFIG_MAPS, json, b"{\"kind\":", 400, "BadRequest"),
         ("not an object", CONFIG_MAPS, json, b"[]", 400, "BadRequest"),
         ("empty body", CONFIG_MAPS, json, b"", 400, "BadRequest"),

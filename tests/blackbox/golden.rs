@@ -152,7 +152,7 @@ fn normal(value: &Value, is_free: bool) -> Value {
         Value::Object(fields) => {
             let kept = fields
                 .iter()
-                .filter(|(name, _)| !NOT_COMPARED.contains(&name.as_str()) && !(is_free && name.as_str() == "message"));
+                .filter(|(name, _)| !(NOT_COMPARED.contains(&name.as_str()) || is_free && name.as_str() == "message"));
             kept.map(|(name, value)| (name.clone(), normal(value, is_free))).collect::<Map<_, _>>().into()
         }
         Value::Array(items) => items.iter().map(|item| normal(item, is_free)).collect(),
