@@ -5,7 +5,11 @@ use std::process::Command;
 use anyhow::bail;
 use clap::Args;
 
-use crate::{build, install};
+use crate::{
+    build,
+    cluster::{host, slot},
+    install,
+};
 
 #[derive(Args)]
 pub struct Flags {
@@ -18,6 +22,9 @@ pub fn run(flags: &Flags) -> anyhow::Result<()> {
     build::release()?;
     let witnesses = install::witnesses()?;
     ensure_nextest()?;
+    // One engine for all suites: starting it for each cluster takes longer than the cluster.
+    let _hold = slot::Hold::take("test")?;
+    host::ensure_docker()?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(["nextest", "run", "--workspace", "--no-fail-fast"])

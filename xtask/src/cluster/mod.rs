@@ -4,11 +4,11 @@ mod certs;
 mod components;
 pub mod compose;
 mod down;
-mod host;
+pub mod host;
 pub mod images;
 mod network;
 pub mod process;
-mod slot;
+pub mod slot;
 mod up;
 pub mod wait;
 

@@ -2,7 +2,11 @@
 //! that names its cluster's folder. Slots are given out under a lock, so that two clusters
 //! that start at the same time do not take the same.
 
-use std::{fs, net::TcpListener, path::Path};
+use std::{
+    fs,
+    net::TcpListener,
+    path::{Path, PathBuf},
+};
 
 use anyhow::bail;
 
@@ -43,6 +47,25 @@ fn ports_free(cluster: &Cluster) -> bool {
 
 pub fn release(slot: u8) {
     let _ = fs::remove_file(Path::new(DIR).join(slot.to_string()));
+}
+
+/// Keeps the machine's container engine running although no cluster is there; until dropped.
+pub struct Hold(PathBuf);
+
+impl Hold {
+    pub fn take(who: &str) -> anyhow::Result<Self> {
+        fs::create_dir_all(DIR)?;
+        let file = Path::new(DIR).join(who);
+        fs::write(&file, "")?;
+        Ok(Self(file))
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+        super::host::release();
+    }
 }
 
 /// No cluster is left on this machine.
