@@ -31,8 +31,8 @@ const PROTOS: Need = Need {
     why: "brings protobuf's own .proto files, which etcd's API imports",
 };
 const COMPILER: Need =
-    Need { probe: "cc", packages: &["build-essential"], why: "links, and compiles aws-lc and jemalloc" };
-const CMAKE: Need = Need { probe: "cmake", packages: &["cmake"], why: "builds aws-lc, the TLS library" };
+    Need { probe: "cc", packages: &["build-essential"], why: "links, and compiles aws-lc (TLS) and jemalloc" };
+const MAKE: Need = Need { probe: "make", packages: &["make"], why: "builds jemalloc, the memory allocator" };
 /// 3.5.16 of the next Debian release: Debian 12's 3.4.23 loses and repeats watch events.
 const ETCD: Need = Need { probe: "etcd", packages: &["etcd-server/trixie"], why: "stores the cluster's state" };
 const CURL: Need = Need { probe: "curl", packages: &["curl", "ca-certificates"], why: "asks the apiserver how it is" };
@@ -64,7 +64,7 @@ const UTIL_LINUX: Need =
     Need { probe: "setsid", packages: &["util-linux"], why: "detaches daemons from the terminal, enters namespaces" };
 const PROCPS: Need = Need { probe: "sysctl", packages: &["procps"], why: "lets nodes forward packets, finds dockerd" };
 
-const BUILD: &[&Need] = &[&COMPILER, &CMAKE, &PROTOC, &PROTOS];
+const BUILD: &[&Need] = &[&COMPILER, &MAKE, &PROTOC, &PROTOS];
 const CONTROL_PLANE: &[&Need] = &[&ETCD, &CURL, &UTIL_LINUX];
 const NODE: &[&Need] = &[&DOCKER, &CNI, &NFT, &IPTABLES, &CONNTRACK, &IPROUTE, &PROCPS, &BUSYBOX];
 
