@@ -3,6 +3,7 @@
 mod cox;
 mod deploy;
 mod dns;
+mod hooks;
 mod isolation;
 mod nodes;
 mod pending;

@@ -188,7 +188,7 @@ impl Scene {
         let Err(message) = hook::run(self, container, &id, handler).await else { return Ok(()) };
         let message = format!("PostStartHook failed: {message}");
         host.event(pod, &container.name, EventKind::Warning, "FailedPostStartHook", message.clone());
-        self.kill(container, &id, DEFAULT_GRACE_S, "FailedPostStartHook")
+        self.kill(container, &id, spec.grace_s, "FailedPostStartHook")
             .await
             .map_err(|refusal| Refusal::new("PostStartHookError", refusal.message))?;
         Err(Refusal::new("PostStartHookError", message))
