@@ -5,14 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Subcommand;
-use serde_json::json;
-
 use crate::{
     build,
     cluster::{self, Cluster, Shape, process, wait},
     install,
 };
+use clap::Subcommand;
 
 #[derive(Subcommand)]
 pub enum Bench {
@@ -24,6 +22,8 @@ pub enum Bench {
     },
 }
 
+/// Measured from its creation to Running.
+const FIRST_POD: &str = include_str!("../../benches/first-pod.json");
 const DIR: &str = ".cluster-bench";
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -41,7 +41,7 @@ fn startup(idle: Duration) -> anyhow::Result<()> {
     let times = cluster::up(Path::new(DIR), Shape::Nodes(1))?;
     let cluster = Cluster::load(Path::new(DIR))?.expect("it was just started");
     let begun = Instant::now();
-    wait::create(&cluster, "/api/v1/namespaces/default/pods", &pod())?;
+    wait::create(&cluster, "/api/v1/namespaces/default/pods", &serde_json::from_str(FIRST_POD)?)?;
     wait::until("the pod runs", PATIENCE, || {
         let pod = wait::get_json(&cluster, "/api/v1/namespaces/default/pods/first")?;
         (pod["status"]["phase"] == "Running").then_some(())
@@ -73,11 +73,4 @@ fn daemons(cluster: &Cluster) -> Vec<(String, process::Process, process::Usage)>
         Some((name, process, process::usage(process)?))
     });
     running.collect()
-}
-
-fn pod() -> serde_json::Value {
-    json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "first" },
-        "spec": { "containers": [{ "name": "box", "image": cluster::images::TESTBOX }] },
-    })
 }
