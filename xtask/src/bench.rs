@@ -5,13 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use clap::Subcommand;
+
 use crate::{
     build,
     cluster::{self, Cluster, Shape, process, wait},
     install,
 };
-use clap::Subcommand;
-
 #[derive(Subcommand)]
 pub enum Bench {
     /// From `up` to readyz, to node Ready, to the first pod Running; idle memory and CPU of each daemon.
