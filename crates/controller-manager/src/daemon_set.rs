@@ -118,6 +118,8 @@ struct Place {
     fit: Fit,
     /// Oldest first, without those that are going.
     pods: Vec<Arc<Pod>>,
+    /// A pod is told to go and still runs: another would want its ports and volumes too.
+    is_held: bool,
 }
 
 fn plan(view: &View<'_>) -> Plan {
@@ -155,7 +157,11 @@ enum Step {
 
 fn places(view: &View<'_>, spec: &DaemonSetSpec, own: &[Arc<Pod>]) -> Vec<Place> {
     let mut by_node: BTreeMap<&str, Vec<Arc<Pod>>> = BTreeMap::new();
-    for pod in own.iter().filter(|pod| !pod.is_terminating() && !view.deleting.contains(pod.uid())) {
+    let (going, staying): (Vec<_>, Vec<_>) =
+        own.iter().partition(|pod| pod.is_terminating() || view.deleting.contains(pod.uid()));
+    let held: HashSet<&str> =
+        going.into_iter().filter(|pod| !pods::is_finished(pod)).map(|pod| placement::node_of(pod)).collect();
+    for pod in staying {
         by_node.entry(placement::node_of(pod)).or_default().push(Arc::clone(pod));
     }
     let place = |node: &Arc<Node>| {
@@ -163,7 +169,8 @@ fn places(view: &View<'_>, spec: &DaemonSetSpec, own: &[Arc<Pod>]) -> Vec<Place>
         pods.sort_by(|a, b| {
             (&a.metadata.creation_timestamp, a.name()).cmp(&(&b.metadata.creation_timestamp, b.name()))
         });
-        Place { node: Arc::clone(node), fit: placement::fit(&spec.template, node), pods }
+        let is_held = held.contains(node.name());
+        Place { node: Arc::clone(node), fit: placement::fit(&spec.template, node), pods, is_held }
     };
     view.nodes.iter().map(place).collect()
 }
@@ -187,7 +194,7 @@ fn manage(view: &View<'_>, places: &[Place], plan: &mut Plan) -> Vec<Step> {
                 None => steps.push(replace(pod, place.node.name())),
             }
         }
-        if place.pods.is_empty() && place.fit == Fit::Runs {
+        if place.pods.is_empty() && place.fit == Fit::Runs && !place.is_held {
             steps.push(Step::Create(Arc::clone(&place.node)));
         } else if !surges {
             let twins = live.into_iter().skip(1);

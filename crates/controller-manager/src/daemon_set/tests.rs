@@ -94,6 +94,11 @@ fn ended_pods_are_replaced() {
     check(set(1, 0), "a", "a:f", "-a");
 }
 #[test]
+fn a_pod_that_is_going_holds_its_node_until_it_has_ended() {
+    check(set(1, 0), "a b", "a:t b:tf", "+b");
+    check(set(0, 1), "a", "a:t", "");
+}
+#[test]
 fn a_rollout_takes_one_at_a_time() {
     check(set(1, 0), "a b c", "a:o b:o c:o", "-a");
     check(set(1, 0), "a b c", "a:u b:o c:o", "");
