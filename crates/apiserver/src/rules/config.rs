@@ -18,6 +18,8 @@ use super::{
 
 /// Most that the values of one ConfigMap or Secret may hold.
 const DATA_MAX_BYTES: usize = 1024 * 1024;
+/// How upstream writes a path without a field.
+const WHOLE: Path = Path::root("[]");
 const IMMUTABLE_SET: &str = "field is immutable when `immutable` is set";
 const SERVICE_ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
 
@@ -64,7 +66,7 @@ fn validate_config_map(map: &ConfigMap, errors: &mut Errors) {
         size += value.0.len();
     }
     if size > DATA_MAX_BYTES {
-        errors.too_long(&Path::root(""), DATA_MAX_BYTES);
+        errors.too_long(&WHOLE, DATA_MAX_BYTES);
     }
 }
 
@@ -173,6 +175,12 @@ mod tests {
         let mut secret = json!({"data": {"a": "eA=="}, "stringData": {"k": "v"}});
         default_secret(&mut secret);
         assert_eq!(secret, json!({"type": "Opaque", "data": {"a": "eA==", "k": "dg=="}}));
+    }
+
+    #[test]
+    fn too_much_data_is_an_error_of_the_whole_object() {
+        let map = json!({"data": {"a": "x".repeat(DATA_MAX_BYTES + 1)}});
+        assert_eq!(texts(check(&map, validate_config_map)), ["[]: Too long: may not be more than 1048576 bytes"]);
     }
 
     #[test]
