@@ -64,11 +64,14 @@ pub enum LogFormat {
 }
 
 impl LogFlags {
-    /// Libraries speak only at high verbosity.
+    /// Libraries speak only at high verbosity; what rustls warns of is what peers send, and any
+    /// peer, known or not, could fill the log with it.
     pub(crate) fn directives(&self) -> &'static str {
         match self.verbosity {
-            0..=3 => "info,hyper=warn,h2=warn,rustls=warn,tonic=warn,tower=warn,bollard=warn,hickory_server=warn",
-            4..=5 => "debug,hyper=warn,hyper_util=warn,h2=warn,rustls=warn,tonic=warn,tower=warn,bollard=warn,hickory_server=warn",
+            0..=3 => "info,hyper=warn,h2=warn,rustls=error,tonic=warn,tower=warn,bollard=warn,hickory_server=warn",
+            4..=5 => {
+                "debug,hyper=warn,hyper_util=warn,h2=warn,rustls=error,tonic=warn,tower=warn,bollard=warn,hickory_server=warn"
+            }
             6..=8 => "trace,hyper=info,hyper_util=info,h2=info,rustls=info,tonic=info,tower=info,bollard=info",
             _ => "trace",
         }
@@ -284,6 +287,14 @@ mod tests {
         check("0", Some(0));
         for wrong in ["", "5", "s", "5 s", "-1s", "1.2.3s", "9999999999999999h"] {
             check(wrong, None);
+        }
+    }
+
+    #[test]
+    fn peers_cannot_fill_the_log() {
+        for (verbosity, rustls) in [(0, "rustls=error"), (4, "rustls=error"), (6, "rustls=info")] {
+            let directives = LogFlags { verbosity, logging_format: LogFormat::Text }.directives();
+            assert!(directives.split(',').any(|directive| directive == rustls), "{directives}");
         }
     }
 }
