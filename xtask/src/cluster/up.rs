@@ -26,19 +26,20 @@ pub fn up(dir: &Path, shape: Shape) -> anyhow::Result<Times> {
     cluster.save()?;
     let mut progress = Progress { begun: Instant::now(), times: Vec::new() };
 
-    progress.step("certificates");
     certs::issue(&cluster)?;
+    progress.step("certificates made");
     if shape != Shape::ControlPlane {
-        progress.step("container engine and images");
         host::ensure_docker()?;
+        progress.step("container engine runs");
         images::ensure()?;
-        progress.step("network");
+        progress.step("images imported");
         network::create(&cluster)?;
+        progress.step("network made");
     }
-    progress.step("daemons");
     for component in components::all(&cluster) {
         process::start(&component.command, &cluster.log(&component.name), &cluster.pid_file(&component.name))?;
     }
+    progress.step("daemons started");
     wait::until("the apiserver is ready", PATIENCE, || wait::get(&cluster, "/readyz"))
         .with_context(|| format!("see {}", cluster.log("kube-apiserver").display()))?;
     progress.step("apiserver ready");
