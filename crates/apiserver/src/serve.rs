@@ -10,7 +10,10 @@ use http::{HeaderValue, Method, Response, header, request::Parts};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    server::{
+        conn::auto,
+        graceful::{GracefulShutdown, Watcher},
+    },
 };
 use rustls::pki_types::CertificateDer;
 use tokio::{
@@ -44,6 +47,8 @@ const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * 25;
 const SEND_BUFFER_BYTES: usize = 256 << 10;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
+/// After a connection that could not be accepted.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Requests that are under way when the server stops get this long.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_AFTER_S: i32 = 1;
@@ -67,7 +72,7 @@ impl Front {
 
     /// Serves until the server's shutdown, then drains: readyz fails, watches end, connections are told to go away.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, tls: ReloadingServerConfig) {
-        let graceful = Arc::new(GracefulShutdown::new());
+        let graceful = GracefulShutdown::new();
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
@@ -77,23 +82,22 @@ impl Front {
                 Ok((stream, _)) => {
                     let acceptor = TlsAcceptor::from(tls.current());
                     // Ends with its connection, which the graceful shutdown closes.
-                    tokio::spawn(self.clone().connection(stream, acceptor, graceful.clone()));
+                    tokio::spawn(self.clone().connection(stream, acceptor, graceful.watcher()));
                 }
                 // Out of file descriptors: the next one may have better luck.
                 Err(error) => {
                     tracing::warn!(%error, "a connection cannot be accepted");
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
         drop(listener);
-        let graceful = loop_until_unshared(graceful).await;
         if timeout(DRAIN_TIMEOUT, graceful.shutdown()).await.is_err() {
             tracing::warn!("requests were still under way at the end");
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor, graceful: Arc<GracefulShutdown>) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor, watcher: Watcher) {
         // Small frames of watches must not wait for acknowledgements; a socket without the option works too.
         let _ = stream.set_nodelay(true);
         let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
@@ -125,8 +129,7 @@ impl Front {
             .keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).into_owned();
-        let watched = graceful.watch(connection);
-        drop(graceful);
+        let watched = watcher.watch(connection);
         if let Err(error) = watched.await {
             tracing::debug!(%error, "a connection ended");
         }
@@ -231,17 +234,6 @@ impl Front {
 fn drained(refusal: ApiError, http: http::Request<Incoming>) -> ApiError {
     decode::drain(http.into_body());
     refusal
-}
-
-/// Connections still hold the tracker while they shake hands.
-async fn loop_until_unshared(mut graceful: Arc<GracefulShutdown>) -> GracefulShutdown {
-    loop {
-        match Arc::try_unwrap(graceful) {
-            Ok(graceful) => return graceful,
-            Err(shared) => graceful = shared,
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
 }
 
 fn audit_id(http: &http::Request<Incoming>) -> HeaderValue {

@@ -75,6 +75,7 @@ pub fn release() {
     if !slot::all_free() {
         return;
     }
+    super::network::remove_plugin_chains();
     for image in super::images::ALL {
         let _ = docker("DELETE", &format!("/images/{image}?force=true"), &[]);
     }

@@ -157,7 +157,67 @@ fn remove_plugin_rules(cluster: &Cluster) {
         let ours = rules.lines().filter(|rule| rule.starts_with("-A CNI-") && rule.contains(prefix));
         for rule in ours {
             let delete = rule.replacen("-A", "-D", 1);
-            let _ = run(Command::new("iptables").args(["-w", "-t", table]).args(delete.split_whitespace()));
+            let _ = run(Command::new("iptables").args(["-w", "-t", table]).args(words(&delete)));
+        }
+    }
+}
+
+/// After the last cluster: the CNI plugins' own chains, if no pod of anybody is in them.
+pub fn remove_plugin_chains() {
+    for table in ["filter", "nat"] {
+        let iptables = |arguments: &str| {
+            run(Command::new("iptables").args(["-w", "-t", table]).args(words(arguments))).unwrap_or_default()
+        };
+        let rules = iptables("-S");
+        let chains: Vec<&str> = rules.lines().filter_map(|rule| rule.strip_prefix("-N CNI-")).collect();
+        if chains.is_empty() || rules.lines().any(names_a_pod) {
+            continue;
+        }
+        for rule in rules.lines().filter(|rule| rule.starts_with("-A") && rule.contains("-j CNI-")) {
+            iptables(&rule.replacen("-A", "-D", 1));
+        }
+        for chain in &chains {
+            iptables(&format!("-F CNI-{chain}"));
+        }
+        for chain in &chains {
+            iptables(&format!("-X CNI-{chain}"));
+        }
+    }
+}
+
+/// The arguments of a rule as `iptables -S` prints it: what stands in quotes is one.
+fn words(rule: &str) -> Vec<&str> {
+    let parts = rule.split('"').enumerate();
+    parts.flat_map(|(i, part)| if i % 2 == 1 { vec![part] } else { part.split_whitespace().collect() }).collect()
+}
+
+/// A rule that a CNI plugin made for one pod: it stands in a plugin's chain and names an address,
+/// or leads to a chain of the pod's own.
+fn names_a_pod(rule: &str) -> bool {
+    let for_address = rule.starts_with("-A CNI-") && (rule.contains(" -s ") || rule.contains(" -d "));
+    let for_ports = rule.starts_with("-N CNI-DN-") || rule.starts_with("-N CNI-SN-");
+    for_address || for_ports
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{names_a_pod, words};
+
+    #[test]
+    fn a_quoted_comment_is_one_word() {
+        assert_eq!(words("-D X --comment \"a b\" -j Y"), ["-D", "X", "--comment", "a b", "-j", "Y"]);
+    }
+
+    #[test]
+    fn a_plugins_rules_for_pods_are_told_from_its_own() {
+        for (rule, pod) in [
+            ("-A CNI-FORWARD -d 10.244.0.2/32 -m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", true),
+            ("-N CNI-DN-0123456789abcdef", true),
+            ("-A CNI-FORWARD -m comment --comment x -j CNI-ADMIN", false),
+            ("-A CNI-HOSTPORT-SETMARK -m comment --comment x -j MARK --set-xmark 0x2000/0x2000", false),
+            ("-A FORWARD -j CNI-FORWARD", false),
+        ] {
+            assert_eq!(names_a_pod(rule), pod, "{rule}");
         }
     }
 }
