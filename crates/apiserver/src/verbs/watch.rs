@@ -420,9 +420,10 @@ impl Watcher {
     }
 
     fn frame(&self, chunk: &mut Vec<u8>, word: &str, object: &Value) {
-        let event = json!({ "type": word, "object": object });
-        chunk.extend_from_slice(&reply::rendered(&Accepted { is_pretty: false, ..self.accepted }, &event));
-        chunk.push(b'\n');
+        let object = reply::rendered(&Accepted { is_pretty: false, ..self.accepted }, object);
+        begin_frame(chunk, word);
+        chunk.extend_from_slice(&object);
+        chunk.extend_from_slice(FRAME_END);
     }
 }
 
@@ -450,19 +451,28 @@ fn table(
 
 fn plain_frame(told: &Told) -> Vec<u8> {
     let mut frame = Vec::with_capacity(told.item.stored().len() + 96);
-    frame.extend_from_slice(br#"{"type":""#);
-    frame.extend_from_slice(word(told.kind).as_bytes());
-    frame.extend_from_slice(br#"","object":"#);
+    begin_frame(&mut frame, word(told.kind));
     encode::splice(&mut frame, told.item.split(), told.item.revision);
-    frame.extend_from_slice(b"}\n");
+    frame.extend_from_slice(FRAME_END);
     frame
 }
 
 fn error_frame(refusal: &ApiError) -> Bytes {
-    let mut event = json!({ "type": "ERROR", "object": reply::status(refusal) }).to_string();
-    event.push('\n');
-    event.into()
+    let mut frame = Vec::new();
+    begin_frame(&mut frame, "ERROR");
+    frame.extend_from_slice(reply::status(refusal).to_string().as_bytes());
+    frame.extend_from_slice(FRAME_END);
+    frame.into()
 }
+
+/// The type stands before the object, as upstream writes it: clients that read by hand rely on it.
+fn begin_frame(frame: &mut Vec<u8>, word: &str) {
+    frame.extend_from_slice(br#"{"type":""#);
+    frame.extend_from_slice(word.as_bytes());
+    frame.extend_from_slice(br#"","object":"#);
+}
+
+const FRAME_END: &[u8] = b"}\n";
 
 #[cfg(test)]
 mod tests {
@@ -516,6 +526,13 @@ mod tests {
         check(Some("out"), Some("out"), None);
         check(Some("in"), None, Some(("DELETED", 6)));
         check(Some("out"), None, None);
+    }
+
+    #[test]
+    fn the_type_stands_first() {
+        let frame = error_frame(&ApiError::gone("old"));
+        assert!(frame.starts_with(br#"{"type":"ERROR","object":{"apiVersion":"#), "{frame:?}");
+        assert!(frame.ends_with(b"}}\n"), "{frame:?}");
     }
 
     #[test]
