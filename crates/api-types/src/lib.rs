@@ -20,6 +20,7 @@ pub use status::{ApiError, Cause, FieldError};
 
 /// The public API structs, by the name of their group.
 pub mod k8s {
+    pub use k8s_openapi::ByteString;
     pub use k8s_openapi::api::{
         admissionregistration::v1 as admissionregistration, apps::v1 as apps, authentication::v1 as authentication,
         authorization::v1 as authorization, autoscaling::v1 as autoscaling, autoscaling::v2 as autoscaling_v2,

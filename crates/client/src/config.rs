@@ -6,6 +6,7 @@ use std::{
     env, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -119,6 +120,32 @@ impl Config {
         })
     }
 
+    /// The same apiserver, as whomever the certificate in this file is for; the key lies there too.
+    pub fn with_certificate_file(self, file: PathBuf) -> Self {
+        let both = Source::File(file);
+        Self { identity: Identity::Certificate { chain: both.clone(), key: both }, ..self }
+    }
+
+    /// The certificate (chain) and its key as they stand now, PEM; `None` for whoever shows none.
+    pub fn certificate(&self) -> Result<Option<[Vec<u8>; 2]>, ConfigError> {
+        match &self.identity {
+            Identity::Certificate { chain, key } => Ok(Some([chain.read()?, key.read()?])),
+            Identity::Anonymous | Identity::Token(_) | Identity::Live(_) => Ok(None),
+        }
+    }
+
+    /// A kubeconfig for the same apiserver, as whomever the certificate in `file` is for; the key lies there too.
+    pub fn kubeconfig(&self, file: &Path) -> Result<String, ConfigError> {
+        let authority = BASE64_STANDARD.encode(self.authority.read()?);
+        let (server, file) = (&self.server, file.display());
+        Ok(format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: default\n\
+             clusters:\n- name: default\n  cluster: {{server: '{server}', certificate-authority-data: {authority}}}\n\
+             users:\n- name: default\n  user: {{client-certificate: '{file}', client-key: '{file}'}}\n\
+             contexts:\n- name: default\n  context: {{cluster: default, user: default}}\n"
+        ))
+    }
+
     /// The same apiserver, as whomever `token` stands for.
     pub fn with_token(self, token: LiveToken) -> Self {
         Self { identity: Identity::Live(token), ..self }
@@ -159,6 +186,19 @@ impl Config {
     /// Who vouches for the server: what tells one cluster from another.
     pub fn authority(&self) -> Result<Vec<CertificateDer<'static>>, ConfigError> {
         certificates(&self.authority)
+    }
+
+    /// When the files behind a connection were last written: if that changes, a new one is due.
+    pub(crate) fn written(&self) -> Vec<Option<SystemTime>> {
+        let mut sources = vec![&self.authority];
+        if let Identity::Certificate { chain, key } = &self.identity {
+            sources.extend([chain, key]);
+        }
+        let written = |source: &&Source| match source {
+            Source::File(path) => fs::metadata(path).and_then(|file| file.modified()).ok(),
+            Source::Inline(_) => None,
+        };
+        sources.iter().map(written).collect()
     }
 
     pub(crate) fn server_name(&self) -> ServerName<'static> {

@@ -4,7 +4,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -33,6 +33,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 const REDIAL_MIN: Duration = Duration::from_millis(20);
 const REDIAL_MAX: Duration = Duration::from_secs(2);
+/// How often it is asked whether certificates on disk have changed.
+const FILES_CHECKED_EVERY: Duration = Duration::from_secs(10);
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// Tries of one call, as client-go has it for answers with Retry-After.
@@ -60,8 +62,32 @@ type Sender = http2::SendRequest<Full<Bytes>>;
 #[derive(Default)]
 struct Link {
     sender: Option<Sender>,
+    files: Files,
     failures: u32,
     failure: Option<Failure>,
+}
+
+/// The certificates of the last dial, by the times of their files.
+struct Files {
+    written: Vec<Option<SystemTime>>,
+    checked: Instant,
+}
+
+impl Default for Files {
+    fn default() -> Self {
+        Self { written: Vec::new(), checked: Instant::now() }
+    }
+}
+
+impl Files {
+    /// Have they changed since? Looks now and then only.
+    fn are_old(&mut self, config: &Config) -> bool {
+        if self.checked.elapsed() < FILES_CHECKED_EVERY {
+            return false;
+        }
+        self.checked = Instant::now();
+        self.written != config.written()
+    }
 }
 
 /// The last dial's.
@@ -201,10 +227,13 @@ impl Client {
     async fn sender(&self) -> Result<Sender, Error> {
         let begun = Instant::now();
         let mut link = self.shared.link.lock().await;
-        if let Some(sender) = link.sender.as_ref().filter(|sender| !sender.is_closed()) {
+        // What streams over the old connection ends in its own time; new calls show the new certificate.
+        let files_are_old = link.files.are_old(&self.shared.config);
+        if let Some(sender) = link.sender.as_ref().filter(|sender| !sender.is_closed() && !files_are_old) {
             return Ok(sender.clone());
         }
         link.sender = None;
+        let files = Files { written: self.shared.config.written(), checked: Instant::now() };
         if let Some(failure) = &link.failure {
             if failure.at > begun {
                 return Err(Error::Transport { what: failure.why.clone(), source: None });
@@ -213,7 +242,7 @@ impl Client {
         }
         match self.dial().await {
             Ok(sender) => {
-                *link = Link { sender: Some(sender.clone()), failures: 0, failure: None };
+                *link = Link { sender: Some(sender.clone()), files, failures: 0, failure: None };
                 Ok(sender)
             }
             Err(error) => {
@@ -289,6 +318,29 @@ fn retry_after(code: StatusCode, headers: &HeaderMap) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_changed_certificate_is_noticed_now_and_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("client.pem");
+        let kubeconfig = folder.path().join("config");
+        std::fs::write(&file, "a").unwrap();
+        std::fs::write(
+            &kubeconfig,
+            "current-context: c\ncontexts: [{name: c, context: {cluster: k, user: u}}]\nusers: []\n\
+             clusters: [{name: k, cluster: {server: 'https://x', certificate-authority-data: eA==}}]\n",
+        )
+        .unwrap();
+        let config = Config::from_kubeconfig(&kubeconfig).unwrap().with_certificate_file(file.clone());
+        let long_ago = Instant::now().checked_sub(FILES_CHECKED_EVERY).expect("the machine runs for a while");
+        let mut files = Files { written: config.written(), checked: long_ago };
+        assert!(!files.are_old(&config));
+        let later = SystemTime::now() + Duration::from_secs(60);
+        std::fs::File::open(&file).unwrap().set_modified(later).unwrap();
+        assert!(!files.are_old(&config), "just looked");
+        files.checked = long_ago;
+        assert!(files.are_old(&config));
+    }
 
     #[test]
     fn pauses_grow_and_are_bounded() {

@@ -89,9 +89,13 @@ pub struct ClientFlags {
 impl ClientFlags {
     /// A client that calls itself `component/version`.
     pub fn client(&self, component: &str) -> Result<Client, ConfigError> {
-        let user_agent = format!("{component}/{} coxswain", env!("CARGO_PKG_VERSION"));
-        Client::new(Config::load(self.kubeconfig.as_deref())?, &user_agent)
+        client(Config::load(self.kubeconfig.as_deref())?, component)
     }
+}
+
+/// A client that calls itself `component/version`.
+pub fn client(config: Config, component: &str) -> Result<Client, ConfigError> {
+    Client::new(config, &format!("{component}/{} coxswain", env!("CARGO_PKG_VERSION")))
 }
 
 /// The daemon's own HTTPS port.

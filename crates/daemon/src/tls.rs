@@ -75,15 +75,7 @@ pub fn server_config(
 
 /// A certificate for `name` made in memory: enough for what need not be trusted, such as health.
 pub fn self_signed(name: &str, client_ca: Option<&Path>) -> Result<ReloadingServerConfig, TlsError> {
-    let (ca, _) = pki::Ca::create(name)?;
-    let pair = ca.issue(&pki::Leaf {
-        common_name: name,
-        organization: None,
-        dns_names: vec!["localhost".to_owned()],
-        addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
-        usage: pki::Usage::Server,
-        days: SELF_SIGNED_DAYS,
-    })?;
+    let pair = self_signed_pair(name)?;
     let here = || PathBuf::from("the certificate made in memory");
     let config = build(
         certificates(pair.certificate_pem.as_bytes(), &here())?,
@@ -93,6 +85,19 @@ pub fn self_signed(name: &str, client_ca: Option<&Path>) -> Result<ReloadingServ
         ClientAuth::Optional,
     )?;
     Ok(ReloadingServerConfig { current: Arc::new(ArcSwap::from_pointee(config)), _watcher: None })
+}
+
+/// What [`self_signed`] serves with, for who wants it in a file.
+pub fn self_signed_pair(name: &str) -> Result<pki::Pair, pki::PkiError> {
+    let (ca, _) = pki::Ca::create(name)?;
+    ca.issue(&pki::Leaf {
+        common_name: name,
+        organization: None,
+        dns_names: vec!["localhost".to_owned()],
+        addresses: vec![IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)],
+        usage: pki::Usage::Server,
+        days: SELF_SIGNED_DAYS,
+    })
 }
 
 struct Files {

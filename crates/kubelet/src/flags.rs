@@ -18,6 +18,7 @@ pub const CONFIG_FIELDS: &[(&str, &str)] = &[
     ("staticPodPath", "pod-manifest-path"),
     ("authentication.x509.clientCAFile", "client-ca-file"),
     ("resolvConf", "resolv-conf"),
+    ("serverTLSBootstrap", "rotate-server-certificates"),
 ];
 
 #[derive(Debug, Parser)]
@@ -80,7 +81,17 @@ pub struct Flags {
     /// Clients with a certificate of this authority are known by its subject.
     #[arg(long)]
     pub client_ca_file: Option<PathBuf>,
-    /// Where `kubelet.crt` and `kubelet.key` are looked for without --tls-cert-file.
+    /// Used to ask for a client certificate while the file of --kubeconfig does not exist, which is then written.
+    #[arg(long, requires = "kubeconfig")]
+    pub bootstrap_kubeconfig: Option<PathBuf>,
+    /// Ask for a new client certificate when two thirds of the present one's life are over.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set)]
+    pub rotate_certificates: bool,
+    /// Ask for the serving certificate too; somebody has to approve each request.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value_t = false, action = ArgAction::Set, conflicts_with = "tls_cert_file")]
+    pub rotate_server_certificates: bool,
+    /// Where the certificates that the kubelet asked for lie; `kubelet.crt` and `kubelet.key` there are what it serves
+    /// with if nothing else is given.
     #[arg(long, default_value = "/var/lib/kubelet/pki")]
     pub cert_dir: PathBuf,
     /// Directories of CNI plugins, searched in this order.

@@ -1,6 +1,7 @@
 //! The kubelet: runs the pods that are bound to its node, and tells the API how they and the node are.
 //! `pod::steps` decides, `pod::worker` does; everything that is remembered of containers is in their labels.
 
+pub mod certificate;
 pub mod flags;
 pub mod host;
 pub mod image;

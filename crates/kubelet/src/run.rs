@@ -21,6 +21,7 @@ use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    certificate::{self, Certificate, Purpose},
     flags::Flags,
     host::{Host, Machine, Settings},
     network::{Dirs, Network},
@@ -39,9 +40,9 @@ use crate::{
 
 /// Runs until `shutdown`. Containers go on without their kubelet.
 pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let api = flags.client.client("kubelet")?;
     let facts = machine::facts();
     let node = flags.hostname_override.clone().unwrap_or_else(|| facts.hostname.clone());
+    let api = certificate::client(&flags, &node, &shutdown).await?;
     fs::create_dir_all(&flags.root_dir).with_context(|| format!("--root-dir {}", flags.root_dir.display()))?;
     let owner = Owner { node: node.clone(), cluster: cluster_id(&flags)? };
     let engine =
@@ -63,11 +64,19 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
         changed,
     };
     tasks.spawn(registration.run(shutdown.clone()));
-    tasks.spawn(lease::renew(api, host.settings.node.clone(), shutdown.clone()));
+    tasks.spawn(lease::renew(api.clone(), host.settings.node.clone(), shutdown.clone()));
+    if flags.rotate_certificates {
+        let certificate = certificate::client_certificate(&flags, &host.settings.node);
+        tasks.spawn(certificate.renew(api.clone(), shutdown.clone()));
+    }
     if flags.port != 0 {
         let server = server(&flags, &host, &pods);
         let listener = serve::bind((flags.address, flags.port).into()).await?;
-        tasks.spawn(server.serve(listener, tls(&flags, &host.settings.node)?, shutdown.clone()));
+        let own = serving_certificate(&flags, &host.settings)?;
+        tasks.spawn(server.serve(listener, tls(&flags, &host.settings.node, own.as_ref())?, shutdown.clone()));
+        if let Some(own) = own {
+            tasks.spawn(own.renew(api, shutdown.clone()));
+        }
     }
     tasks.spawn(pods::follow_runtime(host.clone(), pods.clone(), shutdown.clone()));
     if let Some(dir) = flags.pod_manifest_path.clone() {
@@ -121,9 +130,28 @@ fn server(flags: &Flags, host: &Arc<Host>, pods: &Arc<Pods>) -> Server {
     }
 }
 
-/// By the files named, or by those of --cert-dir, or by a certificate that nobody trusts.
-fn tls(flags: &Flags, node: &str) -> anyhow::Result<tls::ReloadingServerConfig> {
-    let named = flags.tls_cert_file.clone().zip(flags.tls_private_key_file.clone());
+/// The certificate that the kubelet asks for itself, if it is to; until it is signed, one that nobody trusts.
+fn serving_certificate(flags: &Flags, settings: &Settings) -> anyhow::Result<Option<Certificate>> {
+    if !flags.rotate_server_certificates {
+        return Ok(None);
+    }
+    let own = Certificate {
+        purpose: Purpose::Server,
+        node: settings.node.clone(),
+        addresses: settings.node_ips.clone(),
+        folder: flags.cert_dir.clone(),
+    };
+    if !own.current().exists() {
+        let pair = tls::self_signed_pair(&settings.node)?;
+        own.store(&pair.certificate_pem, &pair.key_pem)?;
+    }
+    Ok(Some(own))
+}
+
+/// By the kubelet's own certificate, the files named, or those of --cert-dir, or one in memory that nobody trusts.
+fn tls(flags: &Flags, node: &str, own: Option<&Certificate>) -> anyhow::Result<tls::ReloadingServerConfig> {
+    let named = own.map(|own| (own.current(), own.current()));
+    let named = named.or_else(|| flags.tls_cert_file.clone().zip(flags.tls_private_key_file.clone()));
     let own = (flags.cert_dir.join("kubelet.crt"), flags.cert_dir.join("kubelet.key"));
     let client_ca = flags.client_ca_file.as_deref();
     match named.or_else(|| own.0.exists().then_some(own)) {

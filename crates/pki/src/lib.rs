@@ -1,6 +1,9 @@
 //! The cluster's certificates: authorities, leaves for servers and clients, the key pair that
 //! signs ServiceAccount tokens, and kubeconfigs. Key files are readable by their owner alone.
 
+mod facts;
+mod layout;
+mod renew;
 mod request;
 
 use std::{
@@ -17,7 +20,10 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
-pub use request::Request;
+pub use facts::{Facts, State};
+pub use layout::{Layout, NodeNames};
+pub use renew::{Entry, inventory, renew};
+pub use request::{Asked, Request, ask};
 
 const CA_DAYS: i64 = 3650;
 /// Clocks of a cluster may differ by this much.
@@ -31,6 +37,8 @@ pub enum PkiError {
     File { path: PathBuf, source: std::io::Error },
     #[error("{subject}: the certificate cannot be made")]
     Certificate { subject: String, source: rcgen::Error },
+    #[error("{}: {why}", path.display())]
+    Content { path: PathBuf, why: String },
 }
 
 /// A certificate authority with its key.
@@ -177,6 +185,11 @@ fn read(path: &Path) -> Result<String, PkiError> {
     fs::read_to_string(path).map_err(|source| PkiError::File { path: path.to_owned(), source })
 }
 
+/// A file that only its owner reads.
+pub fn write_secret(path: &Path, text: &str) -> Result<(), PkiError> {
+    write(path, text, SECRET_MODE)
+}
+
 /// Whole or not at all: a reader never sees half a key.
 fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
     let temporary = path.with_extension("new");
@@ -184,8 +197,7 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), PkiError> {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        let mut file =
-            fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
         file.write_all(text.as_bytes())?;
         fs::rename(&temporary, path)
     };

@@ -1,10 +1,10 @@
 //! Certificate signing requests: what they ask for, and the certificates that are made of them.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
 use rcgen::{
-    CertificateSigningRequestParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose, IsCa,
-    KeyUsagePurpose, SanType,
+    CertificateParams, CertificateSigningRequestParams, DistinguishedName, DnType, DnValue, ExtendedKeyUsagePurpose,
+    IsCa, KeyPair, KeyUsagePurpose, SanType,
 };
 use time::OffsetDateTime;
 
@@ -13,6 +13,30 @@ use crate::{BACKDATED, Ca, PkiError};
 /// A request whose own signature is good. What it says is what is signed, and nothing else of it.
 pub struct Request {
     params: CertificateSigningRequestParams,
+}
+
+/// A request to be signed by others, and the key that stays here. Both PEM.
+pub struct Asked {
+    pub request_pem: String,
+    pub key_pem: String,
+}
+
+/// Asks, with a new key, for a certificate with these names.
+pub fn ask(
+    common_name: &str,
+    organization: &str,
+    dns_names: &[String],
+    addresses: &[IpAddr],
+) -> Result<Asked, PkiError> {
+    let wrap = |source| PkiError::Certificate { subject: common_name.to_owned(), source };
+    let key = KeyPair::generate().map_err(wrap)?;
+    let mut params = CertificateParams::new(dns_names).map_err(wrap)?;
+    params.subject_alt_names.extend(addresses.iter().copied().map(SanType::IpAddress));
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, organization);
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    let request_pem = params.serialize_request(&key).and_then(|request| request.pem()).map_err(wrap)?;
+    Ok(Asked { request_pem, key_pem: key.serialize_pem() })
 }
 
 /// A usage that the API's name says; `None` for one that is not known.
@@ -104,19 +128,13 @@ impl Ca {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{CertificateParams, KeyPair};
-
     use super::*;
 
     #[test]
     fn a_request_is_signed_for_what_it_says() {
         let (ca, _) = Ca::create("test").unwrap();
-        let key = KeyPair::generate().unwrap();
-        let mut asked = CertificateParams::new(vec!["n1".to_owned()]).unwrap();
-        asked.distinguished_name = DistinguishedName::new();
-        asked.distinguished_name.push(DnType::CommonName, "system:node:n1");
-        asked.distinguished_name.push(DnType::OrganizationName, "system:nodes");
-        let request = Request::parse(&asked.serialize_request(&key).unwrap().pem().unwrap()).unwrap();
+        let asked = ask("system:node:n1", "system:nodes", &["n1".to_owned()], &[]).unwrap();
+        let request = Request::parse(&asked.request_pem).unwrap();
         assert_eq!(
             (request.common_name().as_str(), request.organization().as_str()),
             ("system:node:n1", "system:nodes")
