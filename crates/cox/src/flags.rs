@@ -1,6 +1,6 @@
 //! The command line, as data.
 
-use std::path::PathBuf;
+use std::{net::IpAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -49,6 +49,59 @@ pub enum Command {
     Wait(Wait),
     /// Ask every daemon why an object is as it is.
     Why(Why),
+    /// Make, check and renew the certificates of a cluster. Needs no apiserver.
+    #[command(subcommand)]
+    Certs(Certs),
+}
+
+#[derive(Subcommand)]
+pub enum Certs {
+    /// Make the authorities, certificates, keys and kubeconfigs that are missing in a folder.
+    Init(InitCerts),
+    /// Show what expires when; fails if something has.
+    Check(CertsFolder),
+    /// Replace certificates that have lived two thirds of their time; daemons read them again by themselves.
+    Renew {
+        #[command(flatten)]
+        folder: CertsFolder,
+        /// Whatever their age.
+        #[arg(long)]
+        all: bool,
+        /// Stay, and look every hour.
+        #[arg(long)]
+        watch: bool,
+        /// These, whatever their age: `apiserver`, `scheduler`.
+        names: Vec<String>,
+    },
+}
+
+#[derive(Args)]
+pub struct CertsFolder {
+    #[arg(long, default_value = "/etc/coxswain/pki")]
+    pub dir: PathBuf,
+}
+
+#[derive(Args)]
+pub struct InitCerts {
+    #[command(flatten)]
+    pub folder: CertsFolder,
+    /// How clients reach the apiserver: `https://host:6443`.
+    #[arg(long)]
+    pub server: String,
+    /// An address of the apiserver beside 127.0.0.1; may be repeated.
+    #[arg(long = "address")]
+    pub addresses: Vec<IpAddr>,
+    /// A DNS name of the apiserver; may be repeated.
+    #[arg(long = "name")]
+    pub names: Vec<String>,
+    /// First address of --service-cluster-ip-range.
+    #[arg(long, default_value = "10.96.0.1")]
+    pub service_address: IpAddr,
+    #[arg(long, default_value = "cluster.local")]
+    pub cluster_domain: String,
+    /// `NAME=ADDRESS,…`: a node whose certificate is made here; other nodes ask for theirs (kubelet --bootstrap-kubeconfig).
+    #[arg(long = "node")]
+    pub nodes: Vec<String>,
 }
 
 /// How objects are printed.

@@ -34,6 +34,9 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Command::Certs(command) = cli.command {
+        return commands::certs::run(command).await;
+    }
     let server = Server::connect(&cli.global).await?;
     match cli.command {
         Command::Get(flags) => commands::get::run(&server, flags).await?,
@@ -47,6 +50,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rollout(flags) => commands::rollout::run(&server, flags).await?,
         Command::Wait(flags) => commands::wait::run(&server, flags).await?,
         Command::Why(flags) => commands::why::run(&server, flags).await?,
+        Command::Certs(_) => unreachable!("answered above, as it needs no server"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -126,6 +126,8 @@ pub fn kubelet(cluster: &Cluster, node: u8) -> Component {
         .set("port", cluster.port(10250))
         .serving(cluster, &name)
         .file("root-dir", folder.join("kubelet"))
+        .file("cert-dir", folder.join("pki"))
+        .set("rotate-certificates", true)
         .file("cni-conf-dir", folder.join("cni"))
         .set("cni-bridge", format!("cni{}", cluster.slot))
         .file("pod-manifest-path", folder.join("manifests"))
