@@ -172,8 +172,8 @@ impl Client {
         Ok((parts.status, parts.headers, body.to_bytes()))
     }
 
-    /// Opens an answer without end. The caller reads its body.
-    pub(crate) async fn stream(&self, path: &str, accept: &str) -> Result<Incoming, Error> {
+    /// Opens an answer without end, or a large one. The caller reads its body.
+    pub async fn stream(&self, path: &str, accept: &str) -> Result<Incoming, Error> {
         let call = Call { method: Method::GET, path, content_type: JSON, accept, body: Bytes::new() };
         let opened = tokio::time::timeout(CALL_TIMEOUT, self.send(&call)).await;
         let response = opened.unwrap_or_else(|_| Err(Error::timed_out(&what(&call), CALL_TIMEOUT)))?;

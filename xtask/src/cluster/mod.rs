@@ -13,7 +13,7 @@ mod up;
 pub mod wait;
 
 pub use down::down;
-pub use up::up;
+pub use up::{prepare, start_apiserver, start_store, up};
 
 /// Names of everything that runs in a cluster, as in its log and pid files.
 pub fn component_names(cluster: &Cluster) -> Vec<String> {

@@ -19,6 +19,11 @@ pub struct Process {
 }
 
 impl Process {
+    /// The process that has this number now.
+    pub fn of(pid: i32) -> Option<Self> {
+        Some(Self { pid, started: start_time(pid)? })
+    }
+
     /// The process that a pid file names, if it still runs.
     pub fn from_file(file: &Path) -> Option<Self> {
         let text = fs::read_to_string(file).ok()?;

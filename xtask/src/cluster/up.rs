@@ -18,15 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub struct Times(pub Vec<(String, Duration)>);
 
 pub fn up(dir: &Path, shape: Shape) -> anyhow::Result<Times> {
-    let dir = absolute(dir);
-    let cluster = match Cluster::load(&dir)? {
-        Some(found) => Cluster { shape: widest(found.shape, shape), ..found },
-        None => Cluster { slot: slot::take(&dir)?, dir, shape },
-    };
-    cluster.save()?;
     let mut progress = Progress { begun: Instant::now(), times: Vec::new() };
-
-    certs::issue(&cluster)?;
+    let cluster = prepare(dir, shape)?;
     progress.step("certificates made");
     if shape != Shape::ControlPlane {
         host::ensure_docker()?;
@@ -37,7 +30,7 @@ pub fn up(dir: &Path, shape: Shape) -> anyhow::Result<Times> {
         progress.step("network made");
     }
     for component in components::all(&cluster) {
-        process::start(&component.command, &cluster.log(&component.name), &cluster.pid_file(&component.name))?;
+        start(&cluster, &component)?;
     }
     progress.step("daemons started");
     wait::until("the apiserver is ready", PATIENCE, || wait::get(&cluster, "/readyz"))
@@ -50,6 +43,36 @@ pub fn up(dir: &Path, shape: Shape) -> anyhow::Result<Times> {
     }
     println!("{}", usage(&cluster));
     Ok(Times(progress.times))
+}
+
+/// Takes a slot for the cluster and issues its certificates. Nothing runs yet.
+pub fn prepare(dir: &Path, shape: Shape) -> anyhow::Result<Cluster> {
+    let dir = absolute(dir);
+    let cluster = match Cluster::load(&dir)? {
+        Some(found) => Cluster { shape: widest(found.shape, shape), ..found },
+        None => Cluster { slot: slot::take(&dir)?, dir, shape },
+    };
+    cluster.save()?;
+    certs::issue(&cluster)?;
+    Ok(cluster)
+}
+
+fn start(cluster: &Cluster, component: &components::Component) -> anyhow::Result<bool> {
+    process::start(&component.command, &cluster.log(&component.name), &cluster.pid_file(&component.name))
+}
+
+/// Starts etcd alone and waits until it listens.
+pub fn start_store(cluster: &Cluster) -> anyhow::Result<()> {
+    start(cluster, &components::etcd(cluster))?;
+    let address = (std::net::Ipv4Addr::LOCALHOST, cluster.port(2379));
+    wait::until("etcd listens", PATIENCE, || std::net::TcpStream::connect(address).ok()).map(drop)
+}
+
+/// Starts the apiserver alone and does not wait.
+pub fn start_apiserver(cluster: &Cluster) -> anyhow::Result<process::Process> {
+    let component = components::apiserver(cluster);
+    start(cluster, &component)?;
+    process::Process::from_file(&cluster.pid_file(&component.name)).context("the apiserver ended at once")
 }
 
 /// A cluster only grows.

@@ -1,38 +1,26 @@
-//! Measurements. Timings are reported and never decide a test.
+//! From `up` to the first pod, and what each daemon costs when nothing happens.
 
 use std::{
     path::Path,
     time::{Duration, Instant},
 };
 
-use clap::Subcommand;
-
 use crate::{
     build,
     cluster::{self, Cluster, Shape, process, wait},
     install,
 };
-#[derive(Subcommand)]
-pub enum Bench {
-    /// From `up` to readyz, to node Ready, to the first pod Running; idle memory and CPU of each daemon.
-    Startup {
-        /// Seconds over which idle CPU is measured.
-        #[arg(long, default_value_t = 10)]
-        idle_s: u64,
-    },
-}
 
 /// Measured from its creation to Running.
-const FIRST_POD: &str = include_str!("../../benches/first-pod.json");
+const FIRST_POD: &str = include_str!("../../../benches/first-pod.json");
 const DIR: &str = ".cluster-bench";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-pub fn run(bench: &Bench) -> anyhow::Result<()> {
-    let Bench::Startup { idle_s } = bench;
+pub fn run(idle: Duration) -> anyhow::Result<()> {
     install::ensure(install::for_shape(Shape::Nodes(1)))?;
     build::release()?;
     cluster::down(Path::new(DIR))?;
-    let measured = startup(Duration::from_secs(*idle_s));
+    let measured = startup(idle);
     cluster::down(Path::new(DIR))?;
     measured
 }
