@@ -8,6 +8,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     admission,
     allocate::{self, Allocator},
+    audit::Audit,
     authn::{
         Authenticator,
         keys::{self, PublicKey},
@@ -50,9 +51,12 @@ pub async fn assemble(flags: Flags, shutdown: CancellationToken, tasks: &TaskTra
         .context("--kubelet-client-certificate")?;
     let verifier = verifier(&flags.tokens)?;
     let issuer = issuer(&flags.tokens)?;
+    let drained = CancellationToken::new();
+    let audit = Audit::new(&flags.audit, metrics.registry(), tasks, &drained)?;
     let server = Arc::new(Server {
         authenticator: Authenticator::new(verifier, cache.clone()),
         authorizer,
+        audit,
         issuer,
         kinds,
         store,
@@ -63,7 +67,7 @@ pub async fn assemble(flags: Flags, shutdown: CancellationToken, tasks: &TaskTra
         health: Health::default(),
         metrics,
         shutdown,
-        drained: CancellationToken::new(),
+        drained,
         flags,
     });
     let drained = server.drained.clone();

@@ -6,7 +6,7 @@ use clap::Parser;
 use daemon::{LogFlags, ServingFlags};
 use ipnet::IpNet;
 
-use crate::allocate::range::Ports;
+use crate::{allocate::range::Ports, audit::flags::AuditFlags};
 
 pub const DEFAULT_PORT: u16 = 6443;
 
@@ -28,6 +28,8 @@ pub struct Flags {
     pub services: ServiceFlags,
     #[command(flatten)]
     pub access: AccessFlags,
+    #[command(flatten)]
+    pub audit: AuditFlags,
     /// The address under which the cluster reaches this server.
     #[arg(long)]
     pub advertise_address: Option<std::net::IpAddr>,

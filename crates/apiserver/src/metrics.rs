@@ -193,6 +193,11 @@ impl Metrics {
         self.tls_errors.inc();
     }
 
+    /// For parts that count by themselves.
+    pub fn registry(&self) -> &daemon::metrics::Registry {
+        &self.registry
+    }
+
     /// The exposition text.
     pub fn text(&self, server: &Arc<Server>) -> String {
         for kind in server.kinds.table().rows() {

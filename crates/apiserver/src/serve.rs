@@ -1,7 +1,7 @@
 //! HTTPS: accept, TLS, and the layers that every request passes, in order. What a request
 //! asks for is decided in `request`, what it gets in `verbs` and `paths`.
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::IpAddr, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use api_types::ApiError;
 use daemon::tls::ReloadingServerConfig;
@@ -24,6 +24,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
+    audit,
     authn::{self, User, impersonation},
     authz::Attributes,
     codec::{
@@ -53,8 +54,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_AFTER_S: i32 = 1;
 
-/// A client's verified certificate chain.
-type Peer = Option<Arc<Vec<CertificateDer<'static>>>>;
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+struct Peer {
+    address: IpAddr,
+    /// The verified certificate chain.
+    chain: Option<Arc<Vec<CertificateDer<'static>>>>,
+}
 
 /// The server and the places for requests in flight.
 pub struct Front {
@@ -79,10 +85,10 @@ impl Front {
                 () = self.server.shutdown.cancelled() => break,
             };
             match accepted {
-                Ok((stream, _)) => {
+                Ok((stream, address)) => {
                     let acceptor = TlsAcceptor::from(tls.current());
                     // Ends with its connection, which the graceful shutdown closes.
-                    tokio::spawn(self.clone().connection(stream, acceptor, graceful.watcher()));
+                    tokio::spawn(self.clone().connection(stream, address.ip(), acceptor, graceful.watcher()));
                 }
                 // Out of file descriptors: the next one may have better luck.
                 Err(error) => {
@@ -97,7 +103,7 @@ impl Front {
         }
     }
 
-    async fn connection(self: Arc<Self>, stream: TcpStream, acceptor: TlsAcceptor, watcher: Watcher) {
+    async fn connection(self: Arc<Self>, stream: TcpStream, address: IpAddr, acceptor: TlsAcceptor, watcher: Watcher) {
         // Small frames of watches must not wait for acknowledgements; a socket without the option works too.
         let _ = stream.set_nodelay(true);
         let stream = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
@@ -111,7 +117,8 @@ impl Front {
                 return tracing::debug!("TLS handshake timed out");
             }
         };
-        let peer: Peer = stream.get_ref().1.peer_certificates().map(|chain| Arc::new(chain.to_vec()));
+        let chain = stream.get_ref().1.peer_certificates().map(|chain| Arc::new(chain.to_vec()));
+        let peer = Peer { address, chain };
         let front = self.clone();
         let service = service_fn(move |http| {
             let (front, peer) = (front.clone(), peer.clone());
@@ -145,12 +152,23 @@ impl Front {
         // Errors are worded in the client's format, if that is one of ours.
         let format = accept::negotiate(http.headers(), &request.query, Shapes::ObjectOnly).unwrap_or(Accepted::JSON);
         // Panic: it ends the request, not the server.
-        let answered = AssertUnwindSafe(self.limited(&request, http, peer)).catch_unwind().await;
-        let mut response = match answered {
-            Ok(Ok(response)) => response,
-            Ok(Err(refusal)) => reply::refusal(&refusal, &format),
-            Err(_) => reply::refusal(&ApiError::internal("the server panicked; see its log"), &format),
-        };
+        let audit = self.server.audit.as_ref();
+        let record =
+            audit.map(|audit| audit.arrived(&http, &request, peer.address, audit_id.to_str().unwrap_or_default()));
+        let answering = Box::pin(self.limited(&request, http, peer));
+        let answered = AssertUnwindSafe(audit::recorded(record.clone(), answering)).catch_unwind().await;
+        let has_panicked = answered.is_err();
+        let answered = answered.unwrap_or_else(|_| Err(ApiError::internal("the server panicked; see its log")));
+        let mut response = answered.unwrap_or_else(|refusal| {
+            if let Some(record) = &record {
+                record.refused(&refusal);
+            }
+            reply::refusal(&refusal, &format)
+        });
+        // Audit: what came of it is recorded before the client sees it.
+        if let Some(record) = record {
+            response = record.answered(response, has_panicked).await;
+        }
         let headers = response.headers_mut();
         headers.insert("Audit-Id", audit_id);
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
@@ -169,6 +187,7 @@ impl Front {
         peer: Peer,
     ) -> Result<Response<Body>, ApiError> {
         if is_long_running(request) {
+            audit::note(|notes| notes.is_long_running = true);
             return self.authorized(request, http, peer).await;
         }
         let is_reading = matches!(*http.method(), Method::GET | Method::HEAD | Method::OPTIONS);
@@ -202,7 +221,7 @@ impl Front {
         peer: Peer,
     ) -> Result<Response<Body>, ApiError> {
         let (parts, incoming) = http.into_parts();
-        let identified = self.identified(request, &parts, peer);
+        let identified = self.identified(request, &parts, peer).await;
         let http = http::Request::from_parts(parts, incoming);
         let user = match identified {
             Ok(user) => user,
@@ -216,15 +235,24 @@ impl Front {
         answered
     }
 
-    fn identified(&self, request: &Request, parts: &Parts, peer: Peer) -> Result<User, ApiError> {
+    async fn identified(&self, request: &Request, parts: &Parts, peer: Peer) -> Result<User, ApiError> {
         let server = &self.server;
-        let chain = peer.as_ref().map(|chain| chain.as_slice());
-        let user = match server.authenticator.authenticate(parts, chain)? {
-            Some(user) => user,
-            None if server.flags.access.anonymous_auth => authn::anonymous(&request.path)?,
-            None => return Err(ApiError::unauthorized()),
+        let chain = peer.chain.as_ref().map(|chain| chain.as_slice());
+        let authenticated = match server.authenticator.authenticate(parts, chain) {
+            Ok(None) if server.flags.access.anonymous_auth => authn::anonymous(&request.path),
+            Ok(None) => Err(ApiError::unauthorized()),
+            Ok(Some(user)) => Ok(user),
+            Err(refusal) => Err(refusal),
         };
-        let user = impersonation::impersonate(&parts.headers, &user, &server.authorizer)?.unwrap_or(user);
+        let user = authenticated.inspect_err(|_| audit::unauthenticated())?;
+        audit::authenticated(&user).await?;
+        let user = match impersonation::impersonate(&parts.headers, &user, &server.authorizer)? {
+            Some(other) => {
+                audit::note(|notes| notes.impersonated = Some(other.clone()));
+                other
+            }
+            None => user,
+        };
         server.authorizer.check(&user, &Attributes::of(request))?;
         Ok(user)
     }

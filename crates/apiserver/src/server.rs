@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     admission::Locks,
     allocate::Allocator,
+    audit::Audit,
     authn::{Authenticator, User, token::Issuer},
     authz::Authorizer,
     flags::Flags,
@@ -36,6 +37,8 @@ pub struct Server {
     pub cache: Arc<Cache>,
     pub authenticator: Authenticator,
     pub authorizer: Authorizer,
+    /// `None`: nothing is audited.
+    pub audit: Option<Arc<Audit>>,
     /// Signs ServiceAccount tokens; `None` without a signing key.
     pub issuer: Option<Issuer>,
     pub allocator: Arc<Allocator>,

@@ -15,6 +15,7 @@ use parking_lot::RwLock;
 use serde_json::Value;
 
 use crate::{
+    audit,
     authn::{self, MASTERS, User},
     reader::Changes,
     request::Request,
@@ -162,7 +163,9 @@ impl Authorizer {
 
     /// [`Authorizer::authorize`] as the answer to a request.
     pub fn check(&self, user: &User, attributes: &Attributes<'_>) -> Result<(), ApiError> {
-        match self.authorize(user, attributes) {
+        let decision = self.authorize(user, attributes);
+        audit::decided(&decision);
+        match decision {
             Decision::Allow { .. } => Ok(()),
             Decision::NoOpinion { reason } | Decision::Deny { reason } => Err(forbidden(user, attributes, &reason)),
         }

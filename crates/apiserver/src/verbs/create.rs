@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{Ask, admit::Operation, meta, read::store_refusal};
 use crate::{
-    authz,
+    audit, authz,
     codec::{
         accept::Shapes,
         body::Body,
@@ -46,7 +46,18 @@ impl Ask {
     }
 
     pub(super) fn decode(&self, body: &[u8], validation: FieldValidation) -> Result<Decoded, ApiError> {
-        decode::object(body, decode::format(&self.headers)?, &self.kind, validation)
+        let decoded = decode::object(body, decode::format(&self.headers)?, &self.kind, validation)?;
+        self.audit_sent(&decoded.object);
+        Ok(decoded)
+    }
+
+    /// Upstream's events show an object as it was sent, with its defaults.
+    fn audit_sent(&self, object: &Value) {
+        audit::note(|notes| {
+            let mut object = object.clone();
+            (self.rules.default)(&mut object);
+            notes.sent(&object);
+        });
     }
 
     pub(super) fn written(&self, view: reply::View<'_>, written: &Written) -> Result<Response<Body>, ApiError> {

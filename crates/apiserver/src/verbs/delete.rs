@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 
 use super::{Ask, admit::Operation, meta, read::store_refusal};
 use crate::{
+    audit,
     codec::{
         accept::Shapes,
         body::Body,
@@ -187,6 +188,7 @@ impl Ask {
                     protobuf::decode(body, ("", "v1", "DeleteOptions")).map_err(|error| refuse(&error))?
                 }
             };
+            audit::note(|notes| notes.sent(&value));
             serde_json::from_value(value).map_err(|error| refuse(&error))?
         };
         check_delete(&options)?;

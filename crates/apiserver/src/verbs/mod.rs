@@ -12,6 +12,7 @@ use http::{HeaderMap, Response, StatusCode, header};
 use hyper::body::Incoming;
 
 use crate::{
+    audit,
     authn::User,
     codec::{
         accept::{self, Accepted, Shape, Shapes},
@@ -161,6 +162,7 @@ async fn call(hook: Hook, call: Call, http: http::Request<Incoming>) -> Result<R
                 }
                 None => decode::object(&body, format, &call.kind, validation)?,
             };
+            audit::note(|notes| notes.sent(&decoded.object));
             let answer = post(call, decoded.object).await?;
             let mut response = reply::value(answer.status, &accepted, &answer.object);
             reply::warn(&mut response, &decoded.warnings);

@@ -11,10 +11,13 @@ use http::Response;
 use serde_json::Value;
 
 use super::{Ask, update::Changed};
-use crate::codec::{
-    accept::Shapes,
-    body::Body,
-    decode::{self, Decoded},
+use crate::{
+    audit,
+    codec::{
+        accept::Shapes,
+        body::Body,
+        decode::{self, Decoded},
+    },
 };
 
 /// A patch, read as far as that can be done without the object.
@@ -64,6 +67,7 @@ impl Ask {
         let view = self.view(Shapes::ObjectOnly)?;
         let resource = &self.kind.resource;
         let kind = (resource.group.as_ref(), resource.version.as_ref(), resource.kind.as_ref());
+        audit::note(|notes| notes.patch(&body));
         let patch = Patch::parse(decode::media_type(&self.headers), body, kind)?;
         let options = PatchOptions::from_query(&self.query, PatchKind::Other)?.write;
         let change = |old: &Value| {

@@ -11,11 +11,14 @@ use http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::{Ask, create::Written, meta, patch::Patch, update::Changed};
-use crate::codec::{
-    accept::Shapes,
-    body::Body,
-    decode::{self, Decoded},
-    reply,
+use crate::{
+    audit,
+    codec::{
+        accept::Shapes,
+        body::Body,
+        decode::{self, Decoded},
+        reply,
+    },
 };
 
 const KIND: (&str, &str, &str) = ("autoscaling", "v1", "Scale");
@@ -27,12 +30,14 @@ pub(super) async fn answer(ask: &Ask, verb: Verb, body: Bytes) -> Result<Respons
             let options = WriteOptions::for_update(&ask.query)?;
             let format = decode::format(&ask.headers)?;
             let Decoded { object: scale, warnings } = decode::typed(&body, format, KIND, options.field_validation)?;
+            audit::note(|notes| notes.sent(&scale));
             let change = |old: &Value| changed(ask, old, scale.clone());
             let mut written = ask.update(&change, &options).await?;
             written.warnings.splice(..0, warnings);
             written
         }
         Verb::Patch => {
+            audit::note(|notes| notes.patch(&body));
             let patch = Patch::parse(decode::media_type(&ask.headers), body, KIND)?;
             let options = PatchOptions::from_query(&ask.query, PatchKind::Other)?.write;
             let change = |old: &Value| {
