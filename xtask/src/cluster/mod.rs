@@ -51,6 +51,8 @@ pub struct Cluster {
 }
 
 const STATE_FILE: &str = "cluster.json";
+/// In [`Cluster::audit`].
+pub const AUDIT_POLICY: &str = "policy.yaml";
 
 impl Cluster {
     /// The cluster that lives in `dir`, if any.
@@ -67,8 +69,16 @@ impl Cluster {
 
     pub fn save(&self) -> anyhow::Result<()> {
         fs::create_dir_all(&self.dir)?;
+        fs::create_dir_all(self.audit())?;
+        let policy = workspace().join("deploy/manifests/audit-policy.yaml");
+        fs::copy(&policy, self.audit().join(AUDIT_POLICY)).with_context(|| policy.display().to_string())?;
         fs::write(self.dir.join(STATE_FILE), serde_json::to_vec_pretty(self)?)?;
         Ok(())
+    }
+
+    /// The audit policy and log.
+    pub fn audit(&self) -> PathBuf {
+        self.dir.join("audit")
     }
 
     /// Prefix of every name that the cluster gives to something on the machine.
