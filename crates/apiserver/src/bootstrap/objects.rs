@@ -15,7 +15,7 @@ use crate::authz::rule::Rule;
 /// Upstream's default roles and bindings, without the label and annotation that all of them bear.
 const RBAC: &str = include_str!("rbac.json");
 /// Upstream's default priority levels and flow schemas.
-const FLOW: &str = include_str!("flow.json");
+pub const FLOW: &str = include_str!("flow.json");
 
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 pub const RBAC_AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";

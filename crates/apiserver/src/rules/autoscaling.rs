@@ -17,6 +17,7 @@ use super::{
     edit::{child, copy, field, fill, fill_text, is_present, list, set},
     path::{Errors, Path, items},
     selector::label_selector,
+    status,
     workload::{
         self,
         validate::{count_or_percent, not_over_all},
@@ -34,6 +35,7 @@ pub const AUTOSCALER: Rules = Rules {
     prepare_update: |new, old| copy(new, old, "status"),
     validate: |autoscaler| check(autoscaler, validate),
     validate_update: |autoscaler, _| check(autoscaler, validate),
+    validate_status_update: status::counters,
     ..PLAIN
 };
 
@@ -54,6 +56,7 @@ pub const AUTOSCALER_V1: Rules = Rules {
     prepare_update: |new, old| copy(new, old, "status"),
     validate: |autoscaler| check(autoscaler, validate_v1),
     validate_update: |autoscaler, _| check(autoscaler, validate_v1),
+    validate_status_update: status::counters,
     ..PLAIN
 };
 
@@ -243,6 +246,7 @@ pub const DISRUPTION_BUDGET: Rules = Rules {
     prepare_update: workload::prepare_update,
     validate: |budget| check(budget, validate_budget),
     validate_update: |budget, _| check(budget, validate_budget),
+    validate_status_update: status::budget,
     unconditional_update: false,
     ..PLAIN
 };

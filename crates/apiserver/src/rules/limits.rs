@@ -17,6 +17,7 @@ use super::{
     check, check_change,
     edit::{canonical_amounts, child, copy, each, field, fill, set, text},
     path::{Errors, IMMUTABLE, Path, items},
+    status,
 };
 
 const SPEC: Path = Path::root("spec");
@@ -42,6 +43,7 @@ pub const RESOURCE_QUOTA: Rules = Rules {
     prepare_update: |new, old| copy(new, old, "status"),
     validate: |quota| check(quota, validate_quota),
     validate_update: |new, old| check_change(new, old, validate_quota_update),
+    validate_status_update: status::quota,
     returns_deleted: true,
     ..PLAIN
 };

@@ -19,6 +19,7 @@ pub mod edit;
 pub mod endpoints;
 pub mod event;
 pub mod extension;
+pub mod facts;
 pub mod flow;
 pub mod limits;
 pub mod meta;
@@ -31,6 +32,7 @@ pub mod rbac;
 pub mod scheduling;
 pub mod selector;
 pub mod service;
+pub mod status;
 pub mod storage;
 pub mod webhook;
 pub mod workload;
@@ -121,12 +123,10 @@ pub fn rules(resource: &Resource) -> Rules {
         ("", "serviceaccounts") => config::SERVICE_ACCOUNT,
         ("", "services") => service::RULES,
         ("admissionregistration.k8s.io", "mutatingwebhookconfigurations") => webhook::MUTATING_WEBHOOKS,
-        ("admissionregistration.k8s.io", "validatingadmissionpolicies" | "mutatingadmissionpolicies") => {
-            webhook::ADMISSION_POLICY
-        }
-        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings" | "mutatingadmissionpolicybindings") => {
-            webhook::ADMISSION_POLICY_BINDING
-        }
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies") => webhook::MUTATING_POLICY,
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicybindings") => webhook::MUTATING_POLICY_BINDING,
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => webhook::ADMISSION_POLICY,
+        ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => webhook::ADMISSION_POLICY_BINDING,
         ("admissionregistration.k8s.io", "validatingwebhookconfigurations") => webhook::VALIDATING_WEBHOOKS,
         ("apiextensions.k8s.io", "customresourcedefinitions") => extension::CUSTOM_RESOURCE_DEFINITION,
         ("apiregistration.k8s.io", "apiservices") => extension::API_SERVICE,
@@ -156,9 +156,10 @@ pub fn rules(resource: &Resource) -> Rules {
         ("rbac.authorization.k8s.io", "clusterroles") => rbac::CLUSTER_ROLE,
         ("rbac.authorization.k8s.io", "rolebindings") => rbac::ROLE_BINDING,
         ("rbac.authorization.k8s.io", "roles") => rbac::ROLE,
-        ("resource.k8s.io", "deviceclasses" | "resourceslices") => device::COUNTED,
+        ("resource.k8s.io", "deviceclasses") => device::DEVICE_CLASS,
         ("resource.k8s.io", "resourceclaims") => device::RESOURCE_CLAIM,
         ("resource.k8s.io", "resourceclaimtemplates") => device::RESOURCE_CLAIM_TEMPLATE,
+        ("resource.k8s.io", "resourceslices") => device::RESOURCE_SLICE,
         ("scheduling.k8s.io", "priorityclasses") => scheduling::PRIORITY_CLASS,
         ("storage.k8s.io", "csidrivers") => storage::CSI_DRIVER,
         ("storage.k8s.io", "csinodes") => storage::CSI_NODE,
@@ -188,6 +189,14 @@ fn take_status(new: &mut Value, old: &Value) {
             Some(generation) => meta.insert("generation".to_owned(), generation),
             None => meta.remove("generation"),
         };
+    }
+}
+
+/// The status alone: the newer kinds do not let labels and their like be written through it.
+fn take_status_alone(new: &mut Value, old: &Value) {
+    take_status(new, old);
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        edit::copy(edit::child(new, "metadata"), &old["metadata"], field);
     }
 }
 

@@ -7,7 +7,7 @@ use api_types::{
         IntOrString,
         networking::{
             HTTPIngressPath, IPBlock, Ingress, IngressBackend, IngressClass, IngressSpec, NetworkPolicy,
-            NetworkPolicyPeer, NetworkPolicyPort,
+            NetworkPolicyPeer, NetworkPolicyPort, ServiceCIDR,
         },
     },
     names,
@@ -19,8 +19,10 @@ use super::{
     address::{self, PROTOCOLS},
     check, check_change,
     edit::{child, copy, each, fill_text, first_generation, is_present, list, next_generation, set},
-    path::{Errors, Path, items, text},
+    facts::{self, Fact, Must},
+    path::{Errors, IMMUTABLE, Path, items, text},
     selector::label_selector,
+    status, take_status_alone,
 };
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -46,6 +48,7 @@ pub const INGRESS: Rules = Rules {
     },
     validate: |ingress| check(ingress, validate_new_ingress),
     validate_update: |ingress, _| check(ingress, validate_ingress),
+    validate_status_update: status::ingress,
     ..PLAIN
 };
 
@@ -86,25 +89,69 @@ pub const IP_ADDRESS: Rules = Rules {
         Ok(address) => vec![format!("must be in canonical form ({:?})", address.to_string())],
         Err(_) => vec!["must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)".to_owned()],
     },
-    prepare_create: first_generation,
-    prepare_update: count_specs,
-    validate_update: |new, old| {
-        let mut errors = super::path::Errors::default();
-        let parent = |address: &Value| address.pointer("/spec/parentRef").cloned();
-        errors.immutable(&SPEC.field("parentRef"), &parent(new), &parent(old));
-        errors.0
-    },
+    validate: |address| facts::check(address, ADDRESS),
+    validate_update: |new, old| facts::frozen(new, old, &["spec.parentRef"]),
     ..PLAIN
 };
 
+const ADDRESS: &[Fact] = &[
+    Fact("spec.parentRef", Must::Exist("")),
+    Fact(
+        "spec.parentRef",
+        Must::Hold(&[
+            Fact("group", Must::BeNamed(names::dns1123_subdomain)),
+            Fact("resource", Must::ExistAs(names::path_segment)),
+            Fact("name", Must::ExistAs(names::path_segment)),
+            Fact("namespace", Must::BeNamed(names::path_segment)),
+        ]),
+    ),
+];
+
+/// The status is the controller's, but no part of a write is kept from it.
 pub const SERVICE_CIDR: Rules = Rules {
     default: |range| {
         child(range, "status");
     },
-    prepare_create: super::workload::prepare_create,
-    prepare_update: super::workload::prepare_update,
+    prepare_status_update: take_status_alone,
+    validate: |range| check(range, validate_ranges),
+    validate_update: |new, old| check_change(new, old, ranges_update),
     ..PLAIN
 };
+
+/// One range, or one for each family.
+fn validate_ranges(range: &ServiceCIDR, errors: &mut Errors) {
+    let ranges = range.spec.as_ref().map(|spec| items(&spec.cidrs)).unwrap_or_default();
+    let path = SPEC.field("cidrs");
+    match ranges.len() {
+        0 => return errors.required(&path, "at least one CIDR required"),
+        1 | 2 => {}
+        _ => return errors.invalid(&path, ranges, "may only hold up to 2 values"),
+    }
+    let parsed: Vec<_> =
+        ranges.iter().enumerate().map(|(i, range)| address::cidr(range, &path.index(i), errors)).collect();
+    if let [Some(one), Some(other)] = parsed[..]
+        && one.addr().is_ipv4() == other.addr().is_ipv4()
+    {
+        let detail = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        errors.invalid(&path, ranges, detail);
+    }
+}
+
+/// A second family may be added; what is there stays.
+fn ranges_update(new: &ServiceCIDR, old: &ServiceCIDR, errors: &mut Errors) {
+    let ranges = |range: &ServiceCIDR| range.spec.as_ref().and_then(|spec| spec.cidrs.clone()).unwrap_or_default();
+    let (after, before) = (ranges(new), ranges(old));
+    let path = SPEC.field("cidrs");
+    if after.len() != before.len() && (before.len(), after.len()) != (1, 2) {
+        return errors.invalid(&path, after, IMMUTABLE);
+    }
+    for (i, (after, _)) in after.iter().zip(&before).enumerate().filter(|(_, (after, before))| after != before) {
+        errors.invalid(&path.index(i), after, IMMUTABLE);
+    }
+    if after.len() > before.len() {
+        validate_ranges(new, errors);
+    }
+}
 
 /// For kinds whose only state is the spec.
 pub fn count_specs(new: &mut Value, old: &Value) {

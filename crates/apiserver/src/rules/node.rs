@@ -14,6 +14,7 @@ use super::{
     PLAIN, Rules, address, check, check_change,
     edit::{canonical_amounts, child, copy, fill, is_present, pair, set},
     path::{Errors, Path, items, text},
+    status,
 };
 
 const SPEC: Path = Path::root("spec");
@@ -26,6 +27,7 @@ pub const RULES: Rules = Rules {
     prepare_update: |new, old| copy(new, old, "status"),
     validate: |node| check(node, validate),
     validate_update: |new, old| check_change(new, old, validate_update),
+    validate_status_update: status::node,
     selectable: |node| vec![("spec.unschedulable", is_unschedulable(node).to_string())],
     selectable_names: &["spec.unschedulable"],
     ..PLAIN

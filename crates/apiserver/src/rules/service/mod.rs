@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::{
     PLAIN, Rules, check, check_change,
     edit::{child, copy, each, fill, fill_text, is_present, list, remove, set, text, text_at},
+    status,
 };
 
 mod validate;
@@ -21,6 +22,7 @@ pub const RULES: Rules = Rules {
     prepare_update,
     validate: |service| check(service, validate::create),
     validate_update: |new, old| check_change(new, old, validate::update),
+    validate_status_update: status::service,
     create_on_update: true,
     name: names::dns1035_label,
     selectable: |service| {

@@ -8,6 +8,7 @@ use crate::rules::{
     PLAIN, Rules, check, check_change,
     edit::{child, copy, each, fill, fill_text, first_generation, is_present, next_generation, set, text_at},
     pod::{default::default_template, warnings},
+    status,
     workload::validate_batch,
 };
 
@@ -27,6 +28,7 @@ pub const RULES: Rules = Rules {
     warnings: |job| warnings::of_spec(&job["spec"]["template"]["spec"], "spec.template.spec"),
     validate: |job| check(job, validate_batch::job),
     validate_update: |new, old| check_change(new, old, validate_batch::job_update),
+    validate_status_update: status::job,
     selectable: |job| vec![("status.successful", count(job, "/status/succeeded"))],
     selectable_names: &["status.successful"],
     ..PLAIN

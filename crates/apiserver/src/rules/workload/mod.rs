@@ -10,6 +10,7 @@ use super::{
     edit::{child, copy, each, fill, fill_text, first_generation, next_generation, set, text},
     path::{Errors, Path},
     pod::{default::default_template, warnings},
+    status,
 };
 
 pub mod cron_job;
@@ -26,6 +27,7 @@ const MAX_SHIFT: &str = "25%";
 const WORKLOAD: Rules = Rules {
     prepare_create,
     prepare_update,
+    validate_status_update: status::replicas,
     warnings: |object| warnings::of_spec(&object["spec"]["template"]["spec"], "spec.template.spec"),
     ..PLAIN
 };
@@ -61,6 +63,7 @@ pub const DAEMON_SET: Rules = Rules {
     validate_update: |new, old| check_change(new, old, validate::daemon_set_update),
     prepare_create: prepare_daemon_set_create,
     prepare_update: prepare_daemon_set_update,
+    validate_status_update: status::counters,
     ..WORKLOAD
 };
 pub const STATEFUL_SET: Rules = Rules {
