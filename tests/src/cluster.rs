@@ -207,6 +207,62 @@ impl Cluster {
             (stat.is_empty() || stat.contains(") Z ")).then_some(())
         });
     }
+
+    /// The apiserver again, with more flags, as a process of this test.
+    pub fn restart_apiserver(&self, flags: &[&str]) -> Daemon {
+        let pid = self.pid(Component::Apiserver).expect("the apiserver runs");
+        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("a command line");
+        let mut words = command.split_terminator('\0').map(str::to_owned);
+        let log = self.dir().join("log").join("kube-apiserver.log");
+        let log = fs::File::options().append(true).open(log).expect("the apiserver's log");
+        self.kill(Component::Apiserver);
+        let mut command = Command::new(words.next().expect("a program"));
+        command.args(words).args(flags).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+        let daemon = Daemon(command.spawn().expect("the apiserver starts"));
+        eventually("the apiserver is ready", || (self.try_get("/readyz")? == 200).then_some(()));
+        daemon
+    }
+
+    /// The code of an answer, if there is one.
+    pub fn try_get(&self, path: &str) -> Option<u16> {
+        let pki = self.dir().join("pki");
+        crate::http::try_send(&pki, &self.server(), "admin", "GET", path, &[], b"").ok().map(|reply| reply.code)
+    }
+}
+
+/// A process of a test's own; it ends with the test.
+pub struct Daemon(Child);
+
+impl Daemon {
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Resident memory in bytes.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("the process runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("resident memory");
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().expect("a number");
+        kib << 10
+    }
+
+    /// Tells it to end.
+    pub fn terminate(&self) {
+        let told = Command::new("kill").arg(self.pid().to_string()).status().expect("kill runs");
+        assert!(told.success());
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> std::process::ExitStatus {
+        self.0.wait().expect("a child can be waited for")
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.0.kill(); // it may have ended
+        let _ = self.0.wait();
+    }
 }
 
 impl Drop for Cluster {

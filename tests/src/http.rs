@@ -48,6 +48,7 @@ impl Reply {
     }
 }
 
+#[track_caller]
 pub(crate) fn send(
     pki: &Path,
     server: &str,
@@ -57,6 +58,20 @@ pub(crate) fn send(
     headers: &[&str],
     body: &[u8],
 ) -> Reply {
+    let sent = try_send(pki, server, user, method, path, headers, body);
+    sent.unwrap_or_else(|why| panic!("{method} {path}: no HTTP answer: {why}"))
+}
+
+/// `Err`: what curl says.
+pub(crate) fn try_send(
+    pki: &Path,
+    server: &str,
+    user: &str,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &[u8],
+) -> Result<Reply, String> {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--include", "--max-time", "90", "--path-as-is", "--cacert"])
         .arg(pki.join("ca.crt"));
@@ -79,7 +94,7 @@ pub(crate) fn send(
     });
     let output = child.wait_with_output().expect("curl ends");
     writer.join().expect("the writer does not panic");
-    parse(&output.stdout).unwrap_or_else(|| panic!("{method} {path}: no HTTP answer: {}", text(&output.stderr)))
+    parse(&output.stdout).ok_or_else(|| text(&output.stderr))
 }
 
 /// The last response in `curl --include`'s output (a 100 Continue may come before it).

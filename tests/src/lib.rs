@@ -4,7 +4,7 @@
 mod cluster;
 mod http;
 
-pub use cluster::{Cluster, Component, binaries};
+pub use cluster::{Cluster, Component, Daemon, binaries};
 pub use http::Reply;
 
 use std::time::{Duration, Instant};

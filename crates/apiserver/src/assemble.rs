@@ -31,8 +31,10 @@ use crate::{
     watch_cache::Cache,
 };
 
-/// Builds the server and starts what runs behind it on `tasks`. Does not wait for etcd.
-pub async fn assemble(flags: Flags, shutdown: CancellationToken, tasks: &TaskTracker) -> Result<Arc<Server>> {
+/// Builds the server and starts what runs behind it on `tasks`. Does not wait for etcd. Once `terminating` is
+/// cancelled the server drains, after a delay.
+pub async fn assemble(flags: Flags, terminating: CancellationToken, tasks: &TaskTracker) -> Result<Arc<Server>> {
+    let shutdown = CancellationToken::new();
     let etcd = Etcd::connect(etcd_config(&flags)?).await.context("--etcd-servers")?;
     let kinds = Arc::new(Kinds::built_in());
     let metrics = Metrics::default();
@@ -66,6 +68,7 @@ pub async fn assemble(flags: Flags, shutdown: CancellationToken, tasks: &TaskTra
         dialer,
         health: Health::default(),
         metrics,
+        terminating,
         shutdown,
         drained,
         flags,
@@ -77,7 +80,9 @@ pub async fn assemble(flags: Flags, shutdown: CancellationToken, tasks: &TaskTra
             tracing::warn!(%error, "etcd's version is not known");
         }
     });
-    tasks.spawn(bootstrap::run(server.clone(), server.shutdown.clone()));
+    tasks.spawn(tasks::drain(server.clone()));
+    // The Service `kubernetes` leads elsewhere before this server stops to listen.
+    tasks.spawn(bootstrap::run(server.clone(), server.terminating.clone()));
     tasks.spawn(tasks::compact(server.clone()));
     let release = allocate::release(server.clone(), released);
     let stopped = server.shutdown.clone();

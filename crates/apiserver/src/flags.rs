@@ -40,6 +40,9 @@ pub struct Flags {
     /// Time for a request that is no watch.
     #[arg(long, value_parser = daemon::flags::duration, default_value = "60s")]
     pub request_timeout: std::time::Duration,
+    /// How long requests are served as ever, but for readyz, after the signal to end.
+    #[arg(long, value_parser = daemon::flags::duration, default_value = "0s")]
+    pub shutdown_delay_duration: std::time::Duration,
 }
 
 impl Flags {

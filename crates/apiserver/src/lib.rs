@@ -10,6 +10,7 @@ pub mod authz;
 pub mod bootstrap;
 pub mod codec;
 pub mod columns;
+pub mod connections;
 pub mod discovery;
 pub mod flags;
 pub mod health;

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, Result};
-use apiserver::{assemble::assemble, flags::Flags, serve::Front};
+use apiserver::{assemble::assemble, connections, flags::Flags, serve::Front};
 use tokio_util::task::TaskTracker;
 
 #[global_allocator]
@@ -13,15 +13,15 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 async fn main() -> Result<()> {
     let flags: Flags = daemon::flags::parse();
     daemon::start("kube-apiserver", &flags.log);
-    let shutdown = daemon::shutdown();
+    let terminating = daemon::shutdown();
     let tls = flags.serving.tls("kube-apiserver").context("TLS of the API's port")?;
     let address = SocketAddr::new(flags.serving.bind_address, flags.port());
     let listener =
         tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     tracing::info!(%address, "serving");
     let tasks = TaskTracker::new();
-    let server = assemble(flags, shutdown, &tasks).await?;
-    Arc::new(Front::new(server.clone())).serve(listener, tls).await;
+    let server = assemble(flags, terminating, &tasks).await?;
+    connections::serve(Arc::new(Front::new(server.clone())), listener, tls).await;
     server.dialer.drain().await;
     server.drained.cancel();
     tasks.close();

@@ -1,14 +1,24 @@
-//! The server's own metrics, under upstream's names.
+//! The server's own metrics, under upstream's names. Labels are the table's words and the
+//! protocol's, never a client's: nobody can make up a new series.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
-use api_types::Resource;
+use api_types::{Resource, resources::Text};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
+use tokio::time::Instant;
 
-use crate::{kinds::Kinds, request::Request, server::Server};
+use crate::{
+    kinds::{Kind, Kinds},
+    paths,
+    request::{Request, Target},
+    server::Server,
+};
 
 /// Upstream's buckets for requests, in seconds.
 const REQUEST_BUCKETS_S: [f64; 22] = [
@@ -18,30 +28,34 @@ const REQUEST_BUCKETS_S: [f64; 22] = [
 /// Upstream's buckets for the store, in seconds.
 const STORE_BUCKETS_S: [f64; 16] =
     [0.005, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0];
+/// Upstream's buckets for answers.
+const SIZE_BUCKETS_BYTES: [f64; 7] = [1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9];
 
+/// What was asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
+struct Asked {
     verb: &'static str,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
+    group: Text,
+    version: Text,
+    resource: Text,
+    subresource: Text,
     scope: &'static str,
     component: &'static str,
-    dry_run: String,
-    code: u16,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DurationLabels {
-    verb: &'static str,
-    group: String,
-    version: String,
-    resource: String,
-    subresource: String,
-    scope: &'static str,
-    component: &'static str,
-    dry_run: String,
+    #[prometheus(flatten)]
+    asked: Asked,
+    dry_run: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RequestLabels {
+    #[prometheus(flatten)]
+    asked: Asked,
+    dry_run: &'static str,
+    code: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -51,22 +65,45 @@ struct KindLabels {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ResourceLabels {
-    group: String,
+    group: Text,
+    resource: Text,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct IndexLabels {
+    group: Text,
+    resource: Text,
+    /// Empty: the order of keys, the only one that lists use.
+    index: &'static str,
+}
+
+/// `pods`, `deployments.apps`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct NameLabels {
     resource: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct VersionLabels {
-    group: String,
-    version: String,
-    resource: String,
+    group: Text,
+    version: Text,
+    resource: Text,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct StoreLabels {
     operation: &'static str,
-    group: String,
-    resource: String,
+    group: Text,
+    resource: Text,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BuildLabels {
+    major: &'static str,
+    minor: &'static str,
+    git_version: &'static str,
+    platform: String,
+    compiler: &'static str,
 }
 
 type Durations<L> = Family<L, Histogram, fn() -> Histogram>;
@@ -77,43 +114,50 @@ pub struct Metrics {
     registry: daemon::metrics::Registry,
     requests: Family<RequestLabels, Counter>,
     durations: Durations<DurationLabels>,
+    /// The same for service level objectives: without what is none of this server's time.
+    objectives: Durations<Asked>,
+    sizes: Durations<Asked>,
     in_flight: Family<KindLabels, Gauge>,
-    long_running: Family<VersionLabels, Gauge>,
+    long_running: Family<Asked, Gauge>,
     watch_events: Family<VersionLabels, Counter>,
     objects: Family<ResourceLabels, Gauge>,
+    objects_by_name: Family<NameLabels, Gauge>,
+    cache_revisions: Family<ResourceLabels, Gauge>,
+    cache_events: Family<ResourceLabels, Counter>,
+    lists: Family<IndexLabels, Counter>,
+    listed_from: Family<IndexLabels, Counter>,
+    listed: Family<ResourceLabels, Counter>,
     store_durations: Durations<StoreLabels>,
     store_requests: Family<StoreLabels, Counter>,
+    store_errors: Family<StoreLabels, Counter>,
     tls_errors: Counter,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
+        let requests: fn() -> Histogram = || Histogram::new(REQUEST_BUCKETS_S);
         let metrics = Self {
             registry: daemon::metrics::Registry::default(),
             requests: Family::default(),
-            durations: Family::new_with_constructor(|| Histogram::new(REQUEST_BUCKETS_S)),
+            durations: Family::new_with_constructor(requests),
+            objectives: Family::new_with_constructor(requests),
+            sizes: Family::new_with_constructor(|| Histogram::new(SIZE_BUCKETS_BYTES)),
             in_flight: Family::default(),
             long_running: Family::default(),
             watch_events: Family::default(),
             objects: Family::default(),
+            objects_by_name: Family::default(),
+            cache_revisions: Family::default(),
+            cache_events: Family::default(),
+            lists: Family::default(),
+            listed_from: Family::default(),
+            listed: Family::default(),
             store_durations: Family::new_with_constructor(|| Histogram::new(STORE_BUCKETS_S)),
             store_requests: Family::default(),
+            store_errors: Family::default(),
             tls_errors: Counter::default(),
         };
-        let registry = &metrics.registry;
-        registry.register("apiserver_request", "Requests by verb, resource and code", metrics.requests.clone());
-        registry.register("apiserver_request_duration_seconds", "Time to answer", metrics.durations.clone());
-        registry.register(
-            "apiserver_current_inflight_requests",
-            "Requests under way that are neither watches nor streams",
-            metrics.in_flight.clone(),
-        );
-        registry.register("apiserver_longrunning_requests", "Watches under way", metrics.long_running.clone());
-        registry.register("apiserver_watch_events", "Events sent to watchers", metrics.watch_events.clone());
-        registry.register("apiserver_resource_objects", "Stored objects by resource", metrics.objects.clone());
-        registry.register("etcd_request_duration_seconds", "Time of the store", metrics.store_durations.clone());
-        registry.register("etcd_requests", "Requests to the store", metrics.store_requests.clone());
-        registry.register("apiserver_tls_handshake_errors", "Failed TLS handshakes", metrics.tls_errors.clone());
+        metrics.register();
         metrics
     }
 }
@@ -135,36 +179,87 @@ impl Drop for UnderWay {
     }
 }
 
+/// What is measured when an answer has been sent: dropped, it is written down.
+#[derive(Debug)]
+pub struct Ending {
+    started: Instant,
+    durations_s: [Option<Histogram>; 2],
+    size_bytes: Option<Histogram>,
+    sent_bytes: usize,
+    _under_way: Option<UnderWay>,
+}
+
+impl Ending {
+    /// So much more was sent.
+    pub fn add(&mut self, bytes: usize) {
+        self.sent_bytes += bytes;
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let took_s = self.started.elapsed().as_secs_f64();
+        self.durations_s.iter().flatten().for_each(|histogram| histogram.observe(took_s));
+        self.size_bytes.iter().for_each(|histogram| histogram.observe(self.sent_bytes as f64));
+    }
+}
+
 impl Metrics {
-    /// Counts a request. Paths are not told apart: they are the client's to make up.
-    /// Nor are resources that nobody serves.
-    pub fn answered(&self, request: &Request, kinds: &Kinds, code: u16, took: Duration) {
-        let target = request.target.clone();
-        let target = target.filter(|target| kinds.find(&target.group, &target.version, &target.resource).is_some());
-        let target = target.unwrap_or_default();
-        let verb = verb(request.verb);
-        let scope = match (&request.target, target.key.name.is_empty(), target.key.namespace.is_empty()) {
-            (None, _, _) => "",
-            (_, false, _) => "resource",
-            (_, true, false) => "namespace",
-            (_, true, true) => "cluster",
-        };
-        let labels = DurationLabels {
-            verb,
-            group: target.group,
-            version: target.version,
-            resource: target.resource,
-            subresource: target.subresource,
-            scope,
-            component: "apiserver",
-            dry_run: request.query.text("dryRun").to_owned(),
-        };
-        if verb != "WATCH" {
-            self.durations.get_or_create(&labels).observe(took.as_secs_f64());
-        }
-        let DurationLabels { verb, group, version, resource, subresource, scope, component, dry_run } = labels;
-        let labels = RequestLabels { verb, group, version, resource, subresource, scope, component, dry_run, code };
+    fn register(&self) {
+        let r = &self.registry;
+        r.register("apiserver_request", "Requests by verb, resource and code", self.requests.clone());
+        r.register("apiserver_request_duration_seconds", "Time to answer", self.durations.clone());
+        let help = "Time to answer, for service level objectives";
+        r.register("apiserver_request_sli_duration_seconds", help, self.objectives.clone());
+        r.register("apiserver_response_sizes", "Sizes of answers in bytes", self.sizes.clone());
+        let help = "Requests under way that are neither watches nor streams";
+        r.register("apiserver_current_inflight_requests", help, self.in_flight.clone());
+        r.register("apiserver_longrunning_requests", "Watches and streams under way", self.long_running.clone());
+        r.register("apiserver_watch_events", "Events sent to watchers", self.watch_events.clone());
+        r.register("apiserver_resource_objects", "Stored objects by resource", self.objects.clone());
+        r.register("apiserver_storage_objects", "Stored objects by resource", self.objects_by_name.clone());
+        let help = "Revision up to which the watch cache has followed the store";
+        r.register("apiserver_watch_cache_resource_version", help, self.cache_revisions.clone());
+        let help = "Events that the watch cache received from the store";
+        r.register("apiserver_watch_cache_events_received", help, self.cache_events.clone());
+        r.register("apiserver_cache_list", "Lists served from the watch cache", self.lists.clone());
+        let help = "Objects looked at for lists from the watch cache";
+        r.register("apiserver_cache_list_fetched_objects", help, self.listed_from.clone());
+        let help = "Objects returned in lists from the watch cache";
+        r.register("apiserver_cache_list_returned_objects", help, self.listed.clone());
+        r.register("etcd_request_duration_seconds", "Time of the store", self.store_durations.clone());
+        r.register("etcd_requests", "Requests to the store", self.store_requests.clone());
+        r.register("etcd_request_errors", "Requests that the store did not answer", self.store_errors.clone());
+        r.register("apiserver_tls_handshake_errors", "Failed TLS handshakes", self.tls_errors.clone());
+        let build = Family::<BuildLabels, Gauge>::default();
+        let platform = paths::platform();
+        let (major, minor, git_version) = (paths::MAJOR, paths::MINOR, paths::GIT_VERSION);
+        build.get_or_create(&BuildLabels { major, minor, git_version, platform, compiler: "rustc" }).set(1);
+        r.register("kubernetes_build_info", "What this server was built from", build);
+    }
+
+    /// Counts a request whose answer is about to be sent.
+    pub fn answered(&self, request: &Request, kinds: &Kinds, code: u16, started: Instant) -> Ending {
+        let asked = asked(request, kinds);
+        let is_long_running = request.is_long_running();
+        let dry_run = if request.query.text("dryRun") == "All" { "All" } else { "" };
+        let durations = DurationLabels { asked: asked.clone(), dry_run };
+        let labels = RequestLabels { asked: asked.clone(), dry_run, code };
         self.requests.get_or_create(&labels).inc();
+        let sizes = || self.sizes.get_or_create_owned(&asked);
+        Ending {
+            started,
+            durations_s: match is_long_running {
+                true => [None, None],
+                false => [
+                    Some(self.durations.get_or_create_owned(&durations)),
+                    Some(self.objectives.get_or_create_owned(&asked)),
+                ],
+            },
+            size_bytes: matches!(asked.verb, "GET" | "LIST").then(sizes),
+            sent_bytes: 0,
+            _under_way: is_long_running.then(|| UnderWay::begin(self.long_running.get_or_create_owned(&asked))),
+        }
     }
 
     pub fn in_flight(&self, is_reading: bool) -> UnderWay {
@@ -172,21 +267,31 @@ impl Metrics {
         UnderWay::begin(self.in_flight.get_or_create_owned(&KindLabels { request_kind }))
     }
 
-    /// A watch, and the counter of the events that it sends.
-    pub fn watch(&self, resource: &Resource) -> (UnderWay, Counter) {
-        let labels = VersionLabels {
-            group: resource.group.to_string(),
-            version: resource.version.to_string(),
-            resource: resource.plural.to_string(),
-        };
-        let under_way = UnderWay::begin(self.long_running.get_or_create_owned(&labels));
-        (under_way, self.watch_events.get_or_create_owned(&labels))
+    /// The counter of the events of a resource that watchers are sent.
+    pub fn watched(&self, resource: &Resource) -> Counter {
+        let Resource { group, version, plural, .. } = resource.clone();
+        self.watch_events.get_or_create_owned(&VersionLabels { group, version, resource: plural })
     }
 
-    pub fn stored(&self, operation: &'static str, group: &str, resource: &str, took: Duration) {
-        let labels = StoreLabels { operation, group: group.to_owned(), resource: resource.to_owned() };
+    /// A list from the watch cache: how many objects were looked at, and how many were returned.
+    pub fn listed(&self, kind: &Kind, fetched: usize, returned: usize) {
+        let labels = resource_labels(&kind.resource);
+        self.listed.get_or_create(&labels).inc_by(returned as u64);
+        let ResourceLabels { group, resource } = labels;
+        let labels = IndexLabels { group, resource, index: "" };
+        self.lists.get_or_create(&labels).inc();
+        self.listed_from.get_or_create(&labels).inc_by(fetched as u64);
+    }
+
+    pub fn stored(&self, operation: &'static str, resource: Option<&Resource>, is_error: bool, took: Duration) {
+        let labels = resource.map(resource_labels);
+        let (group, resource) = labels.map(|labels| (labels.group, labels.resource)).unwrap_or_default();
+        let labels = StoreLabels { operation, group, resource };
         self.store_durations.get_or_create(&labels).observe(took.as_secs_f64());
         self.store_requests.get_or_create(&labels).inc();
+        if is_error {
+            self.store_errors.get_or_create(&labels).inc();
+        }
     }
 
     pub fn handshake_failed(&self) {
@@ -200,21 +305,53 @@ impl Metrics {
 
     /// The exposition text.
     pub fn text(&self, server: &Arc<Server>) -> String {
-        for kind in server.kinds.table().rows() {
-            if kind.view.is_none() {
-                let (snapshot, _) = server.cache.snapshot(&kind.storage);
-                let (group, resource) = (kind.resource.group.to_string(), kind.resource.plural.to_string());
-                let count = i64::try_from(snapshot.len()).unwrap_or(i64::MAX);
-                self.objects.get_or_create(&ResourceLabels { group, resource }).set(count);
-            }
+        for kind in server.kinds.table().rows().iter().filter(|kind| kind.view.is_none()) {
+            let (snapshot, revision) = server.cache.snapshot(&kind.storage);
+            let count = i64::try_from(snapshot.len()).unwrap_or(i64::MAX);
+            let labels = resource_labels(&kind.resource);
+            self.objects.get_or_create(&labels).set(count);
+            self.cache_revisions.get_or_create(&labels).set(i64::try_from(revision).unwrap_or(i64::MAX));
+            let received = server.cache.shelf(&kind.storage).received();
+            self.cache_events.get_or_create(&labels).inner().store(received, Ordering::Relaxed);
+            let resource = match labels.group.as_ref() {
+                "" => labels.resource.to_string(),
+                group => format!("{}.{group}", labels.resource),
+            };
+            self.objects_by_name.get_or_create(&NameLabels { resource }).set(count);
         }
         self.registry.text()
     }
 }
 
-/// Upstream labels by HTTP's words, and lists apart.
-fn verb(verb: &str) -> &'static str {
-    match verb {
+fn resource_labels(resource: &Resource) -> ResourceLabels {
+    ResourceLabels { group: resource.group.clone(), resource: resource.plural.clone() }
+}
+
+/// Paths are not told apart, nor are resources and subresources that nobody serves: a client can make up
+/// as many as it likes, and needs no credentials for that.
+fn asked(request: &Request, kinds: &Kinds) -> Asked {
+    let component = "apiserver";
+    let Some(target) = &request.target else { return Asked { verb: verb(request), component, ..Asked::default() } };
+    let scope = match (target.key.name.is_empty(), target.key.namespace.is_empty()) {
+        (false, _) => "resource",
+        (true, false) => "namespace",
+        (true, true) => "cluster",
+    };
+    let Some(kind) = kinds.find(&target.group, &target.version, &target.resource) else {
+        return Asked { verb: verb(request), scope, component, ..Asked::default() };
+    };
+    let Resource { group, version, plural, .. } = &kind.resource;
+    let subresource = kind.resource.subresource(&target.subresource).map(|sub| sub.name.clone()).unwrap_or_default();
+    let (group, version, resource) = (group.clone(), version.clone(), plural.clone());
+    Asked { verb: verb(request), group, version, resource, subresource, scope, component }
+}
+
+/// Upstream labels by HTTP's words; lists, watches and streams apart.
+fn verb(request: &Request) -> &'static str {
+    const STREAMS: [&str; 4] = ["attach", "exec", "portforward", "proxy"];
+    let is_stream = |target: &Target| STREAMS.contains(&target.subresource.as_str());
+    match request.verb {
+        _ if request.target.as_ref().is_some_and(is_stream) => "CONNECT",
         "get" | "head" => "GET",
         "list" => "LIST",
         "watch" => "WATCH",
@@ -224,5 +361,59 @@ fn verb(verb: &str) -> &'static str {
         "delete" => "DELETE",
         "deletecollection" => "DELETECOLLECTION",
         _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Method;
+
+    use super::*;
+    use crate::request;
+
+    /// CVE-2020-8552, attack table row 11: whatever a client makes up, the number of series stays.
+    #[test]
+    fn clients_make_up_no_series() {
+        let (metrics, kinds) = (Metrics::default(), Kinds::built_in());
+        let ask = |method: &str, uri: &str| {
+            let method = Method::from_bytes(method.as_bytes()).expect("a method");
+            let request = request::read(&method, &uri.parse().expect("a URI"));
+            drop(metrics.answered(&request, &kinds, 401, Instant::now()));
+        };
+        let lines = || metrics.registry.text().lines().count();
+        let mut before = 0;
+        for round in 0..100 {
+            for uri in [
+                format!("/x{round}"),
+                format!("/apis/g{round}/v1/things"),
+                format!("/api/v{round}/namespaces/n/pods"),
+                format!("/api/v1/r{round}"),
+                format!("/api/v1/namespaces/n/pods/p{round}"),
+                format!("/api/v1/namespaces/n{round}/pods/p/s{round}"),
+                format!("/api/v1/namespaces/n/pods?dryRun=d{round}"),
+            ] {
+                ask("GET", &uri);
+                ask(&format!("M{round}"), &uri);
+            }
+            if round == 0 {
+                before = lines();
+            }
+        }
+        assert_eq!(lines(), before);
+    }
+
+    #[test]
+    fn an_answer_is_measured_when_it_has_been_sent() {
+        let (metrics, kinds) = (Metrics::default(), Kinds::built_in());
+        let request = request::read(&Method::GET, &"/api/v1/namespaces/n/pods".parse().expect("a URI"));
+        let mut ending = metrics.answered(&request, &kinds, 200, Instant::now());
+        ending.add(1_500);
+        let before = metrics.registry.text();
+        assert!(!before.contains("apiserver_response_sizes_sum") || before.contains("} 0.0"), "{before}");
+        drop(ending);
+        let text = metrics.registry.text();
+        let labels = r#"verb="LIST",group="",version="v1",resource="pods",subresource="",scope="namespace",component="apiserver""#;
+        assert!(text.contains(&format!("apiserver_response_sizes_sum{{{labels}}} 1500.0")), "{text}");
+        assert!(text.contains(&format!("apiserver_request_total{{{labels},dry_run=\"\",code=\"200\"}} 1")), "{text}");
     }
 }

@@ -85,17 +85,18 @@ fn version() -> Value {
         "minCompatibilityMajor": MAJOR, "minCompatibilityMinor": "35",
         "gitVersion": GIT_VERSION, "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "none", "compiler": "rustc",
-        "platform": format!("{}/{}", std::env::consts::OS, architecture()),
+        "platform": platform(),
     })
 }
 
-/// In Go's words.
-fn architecture() -> &'static str {
-    match std::env::consts::ARCH {
+/// In Go's words: `linux/amd64`.
+pub fn platform() -> String {
+    let architecture = match std::env::consts::ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
         other => other,
-    }
+    };
+    format!("{}/{architecture}", std::env::consts::OS)
 }
 
 fn text(content_type: &str, text: String) -> Response<Body> {

@@ -1,7 +1,9 @@
 //! URI and method -> what is asked of which object. Pure; the same reading serves
 //! authorisation, dispatch, metrics and audit, so they cannot disagree.
 
-use api_types::{Key, options::Query};
+use std::time::Duration;
+
+use api_types::{ApiError, Key, options::Query};
 use http::{Method, Uri};
 
 /// A request line, read.
@@ -33,6 +35,17 @@ pub struct Target {
     pub authorized_name: String,
 }
 
+impl Request {
+    /// A watch or a stream.
+    ///
+    /// Source: `BasicLongRunningRequestCheck` and its use in the control plane.
+    pub fn is_long_running(&self) -> bool {
+        const SUBRESOURCES: [&str; 5] = ["attach", "exec", "proxy", "log", "portforward"];
+        let Some(target) = &self.target else { return false };
+        self.verb == "watch" || SUBRESOURCES.contains(&target.subresource.as_str())
+    }
+}
+
 const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 
 /// Reads a request line.
@@ -48,6 +61,23 @@ pub fn read(method: &Method, uri: &Uri) -> Request {
         }
         None => Request { verb: path_verb(method), path, query, target: None },
     }
+}
+
+/// How long the request may take: what it says itself in `timeout`, at most the server's `max`.
+///
+/// Source: `WithRequestDeadline` in apiserver/pkg/endpoints/filters/request_deadline.go.
+pub fn deadline(query: &Query, max: Duration) -> Result<Duration, ApiError> {
+    let wished = match query.text("timeout") {
+        "" => return Ok(max),
+        // A time that has passed already is no wish.
+        text => match text.strip_prefix('-') {
+            Some(negative) => daemon::flags::duration(negative).map(|_| Duration::ZERO),
+            None => daemon::flags::duration(text),
+        },
+    };
+    let wished =
+        wished.map_err(|why| ApiError::bad_request(format!("invalid timeout specified in the request URL - {why}")))?;
+    Ok(if wished.is_zero() { max } else { wished.min(max) })
 }
 
 fn path_verb(method: &Method) -> &'static str {
@@ -202,6 +232,25 @@ mod tests {
         check("DELETE", "/apis/apps/v1/namespaces/a/deployments/d", "delete apps/v1 deployments a/d");
         check("GET", "/api/v1/namespaces/a/services/s:80/proxy/x/y", "get /v1 services/proxy a/s:80 /x/y");
         check("GET", "/api/v1/namespaces/a/services/s:80/proxy/", "get /v1 services/proxy a/s:80 /");
+    }
+
+    #[test]
+    fn a_client_may_be_less_patient_than_the_server() {
+        let max = Duration::from_secs(60);
+        for (query, expected) in [
+            ("", Ok(60)),
+            ("timeout=5s", Ok(5)),
+            ("timeout=1m30s", Ok(60)),
+            ("timeout=0", Ok(60)),
+            ("timeout=-1s", Ok(60)),
+            ("timeout=", Ok(60)),
+            ("timeout=foo", Err(400)),
+            ("timeout=5", Err(400)),
+        ] {
+            let deadline = deadline(&Query::parse(query), max);
+            let deadline = deadline.map(|deadline| deadline.as_secs()).map_err(|refusal| refusal.code());
+            assert_eq!(deadline, expected, "{query}");
+        }
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub struct Server {
     pub dialer: Dialer,
     pub health: Health,
     pub metrics: Metrics,
+    /// Cancelled when the server is told to end: readyz fails, everything else goes on for a while.
+    pub terminating: CancellationToken,
     /// Cancelled when the server begins to drain.
     pub shutdown: CancellationToken,
     /// Cancelled when the last request has been answered: until then the cache has to follow.

@@ -12,6 +12,7 @@ pub mod tls;
 
 use std::process;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
@@ -30,6 +31,16 @@ pub fn start(name: &'static str, log: &LogFlags) {
         flags::LogFormat::Json => lines.json().flatten_event(true).init(),
     }
     tracing::info!(name, version = env!("CARGO_PKG_VERSION"), pid = process::id(), "starting");
+    allow_descriptors();
+}
+
+/// As many open files as the system lets this process have: shells start it with a thousand, which a
+/// hundred watching nodes use up.
+fn allow_descriptors() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// A token that SIGTERM and SIGINT cancel; the second signal ends the process at once.

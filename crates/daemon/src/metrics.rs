@@ -1,6 +1,10 @@
 //! A daemon's metrics: its own, those of the client crate, and the process's.
 
-use std::{fmt::Write, sync::Arc};
+use std::{
+    fmt::Write,
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use parking_lot::RwLock;
 pub use prometheus_client;
@@ -24,7 +28,7 @@ impl Default for Registry {
     fn default() -> Self {
         let mut families = Families::default();
         client::metrics::register(&mut families);
-        families.register_collector(Box::new(Process));
+        families.register_collector(Box::new(Process { started: SystemTime::now() }));
         Self { families: Arc::new(RwLock::new(families)) }
     }
 }
@@ -53,7 +57,10 @@ impl Registry {
 
 /// What the kernel knows of this process.
 #[derive(Debug)]
-struct Process;
+struct Process {
+    /// When the metrics were made, first thing in `main`.
+    started: SystemTime,
+}
 
 impl Collector for Process {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), std::fmt::Error> {
@@ -67,10 +74,22 @@ impl Collector for Process {
         gauge("process_virtual_memory_bytes", "Virtual memory size in bytes", status.virtual_bytes)?;
         let descriptors = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
         gauge("process_open_fds", "Number of open file descriptors", descriptors as f64)?;
+        let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        gauge("process_max_fds", "Maximum number of open file descriptors", limit(&limits, "Max open files"))?;
+        let help = "Maximum amount of virtual memory in bytes, -1 without a limit";
+        gauge("process_virtual_memory_max_bytes", help, limit(&limits, "Max address space"))?;
+        let started_s = self.started.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        gauge("process_start_time_seconds", "Start time of the process since the Unix epoch in seconds", started_s)?;
         let cpu = ConstCounter::new(status.cpu_s);
         let help = "Total user and system CPU time spent in seconds";
         cpu.encode(encoder.encode_descriptor("process_cpu_seconds", help, None, cpu.metric_type())?)
     }
+}
+
+/// The soft limit of a name in `/proc/<pid>/limits`; -1 without one.
+fn limit(text: &str, name: &str) -> f64 {
+    let soft = text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next());
+    soft.and_then(|soft| soft.parse().ok()).unwrap_or(-1.0)
 }
 
 #[derive(Debug, Default, PartialEq)]
@@ -112,6 +131,14 @@ mod tests {
         assert!(text.contains("process_resident_memory_bytes "), "{text}");
         assert!(text.contains("process_cpu_seconds_total "), "{text}");
         assert!(text.ends_with("# EOF\n"), "{text}");
+    }
+
+    #[test]
+    fn limits() {
+        let text = "Limit Soft Limit Hard Limit Units\nMax address space unlimited unlimited bytes\n\
+            Max open files            1024                 20000                files\n";
+        assert_eq!(limit(text, "Max open files"), 1024.0);
+        assert_eq!(limit(text, "Max address space"), -1.0);
     }
 
     #[test]

@@ -22,6 +22,10 @@ const GZIP_BYTES_MIN: usize = 128 << 10;
 /// A list is sent in pieces of about this size.
 const CHUNK_BYTES: usize = 64 << 10;
 
+/// All warnings of an answer; if they are longer, each is cut. Upstream's figures.
+const WARNINGS_CHARS_MAX: usize = 4096;
+const WARNING_CHARS_MAX: usize = 256;
+
 /// What an item is longer than its stored form, at most: the revision and a comma.
 const SPLICED_BYTES_MAX: usize = 48;
 
@@ -108,15 +112,39 @@ pub fn status(error: &ApiError) -> Value {
     status
 }
 
-/// Adds `Warning: 299` headers.
+/// Adds `Warning: 299` headers: each text once, long ones cut when all would be too long.
+///
+/// Source: `recorder` in apiserver/pkg/endpoints/filters/warning.go.
 pub fn warn(response: &mut Response<Body>, warnings: &[String]) {
-    for warning in warnings {
-        let text: String = warning.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    for text in warning_texts(warnings) {
         let quoted = text.replace('\\', r"\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
             response.headers_mut().append(header::WARNING, value);
         }
     }
+}
+
+fn warning_texts(warnings: &[String]) -> Vec<String> {
+    let mut texts: Vec<String> = Vec::new();
+    for warning in warnings {
+        let text: String = warning.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        if !text.is_empty() && !texts.contains(&text) {
+            texts.push(text);
+        }
+    }
+    let length = |text: &String| text.chars().count();
+    if texts.iter().map(length).sum::<usize>() > WARNINGS_CHARS_MAX {
+        for text in &mut texts {
+            *text = text.chars().take(WARNING_CHARS_MAX).collect();
+        }
+        let mut total = 0;
+        texts.retain(|text| {
+            let fits = total + length(text) <= WARNINGS_CHARS_MAX;
+            total += if fits { length(text) } else { 0 };
+            fits
+        });
+    }
+    texts
 }
 
 /// A page of a list, as a stream.
@@ -278,4 +306,27 @@ fn streamed(accepted: &Accepted, head: Vec<u8>, items: Vec<Arc<Item>>) -> Respon
     }
     let pieces = stream::iter(std::iter::from_fn(move || chunks.next().map(Ok::<_, std::convert::Infallible>)));
     response.body(body::stream(pieces)).expect("fixed header names and values")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_bounded() {
+        let check = |warnings: &[&str], expected: &[(&str, usize)]| {
+            let warnings: Vec<String> = warnings.iter().map(|text| (*text).to_owned()).collect();
+            let texts = warning_texts(&warnings);
+            let found: Vec<(&str, usize)> = texts.iter().map(|text| (&text[..1], text.chars().count())).collect();
+            assert_eq!(found, expected);
+        };
+        let (long, longer) = ("é".repeat(3_000), "b".repeat(2_000));
+        check(&["a", "a", ""], &[("a", 1)]);
+        check(&[&longer, "c\r\nd"], &[("b", 2_000), ("c", 4)]);
+        check(&[&longer, &longer, "a"], &[("b", 2_000), ("a", 1)]);
+        let many: Vec<String> = (10..40).map(|number| format!("{number}{}", "x".repeat(400))).collect();
+        let texts = warning_texts(&many);
+        assert_eq!((texts.len(), texts[0].len()), (WARNINGS_CHARS_MAX / WARNING_CHARS_MAX, WARNING_CHARS_MAX));
+        assert_eq!(warning_texts(&[long, longer])[0].chars().count(), WARNING_CHARS_MAX);
+    }
 }

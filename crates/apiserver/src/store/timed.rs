@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Instant};
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
+use tracing::Instrument;
 
 use super::{Batch, Page, Past, Range, Record, Store, StoreError};
 use crate::{kinds::Kinds, metrics::Metrics};
@@ -20,16 +21,21 @@ impl<S: Store> Timed<S> {
         Self { store, kinds, metrics }
     }
 
-    async fn timed<T>(&self, operation: &'static str, key: &str, work: impl Future<Output = T> + Send) -> T {
+    async fn timed<T>(
+        &self,
+        operation: &'static str,
+        key: &str,
+        work: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
         let begun = Instant::now();
-        let result = work.await;
+        let result = work.instrument(tracing::debug_span!("store", operation, key)).await;
         let table = self.kinds.table();
         // Prefixes have one or two segments.
         let mut slashes = key.match_indices('/').map(|(at, _)| at);
         let kind =
             [slashes.next(), slashes.next()].into_iter().flatten().find_map(|end| table.stored_under(&key[..end]));
-        let (group, resource) = kind.map_or(("", ""), |kind| (&*kind.resource.group, &*kind.resource.plural));
-        self.metrics.stored(operation, group, resource, begun.elapsed());
+        let is_error = matches!(result, Err(StoreError::Unavailable(_) | StoreError::Failed(_)));
+        self.metrics.stored(operation, kind.map(|kind| &kind.resource), is_error, begun.elapsed());
         result
     }
 }

@@ -15,6 +15,7 @@ use crate::admission::{self, Attributes};
 const ACCOUNT_WAIT: Duration = Duration::from_secs(1);
 
 impl Ask {
+    #[tracing::instrument(level = "debug", name = "admission", skip_all, fields(stage = "mutate"))]
     pub(super) async fn mutate(
         &self,
         operation: Operation,
@@ -43,6 +44,7 @@ impl Ask {
         outcome.map(|()| Vec::new())
     }
 
+    #[tracing::instrument(level = "debug", name = "admission", skip_all, fields(stage = "validate"))]
     pub(super) async fn validate(
         &self,
         operation: Operation,

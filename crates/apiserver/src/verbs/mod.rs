@@ -165,8 +165,8 @@ async fn call(hook: Hook, call: Call, http: http::Request<Incoming>) -> Result<R
             audit::note(|notes| notes.sent(&decoded.object));
             let answer = post(call, decoded.object).await?;
             let mut response = reply::value(answer.status, &accepted, &answer.object);
-            reply::warn(&mut response, &decoded.warnings);
-            reply::warn(&mut response, &answer.warnings);
+            let warnings = [decoded.warnings, answer.warnings].concat();
+            reply::warn(&mut response, &warnings);
             Ok(response)
         }
         Hook::Update(_) => Err(ApiError::method_not_allowed()),

@@ -1,7 +1,7 @@
 //! Get and list: from the watch cache at its own or a fresher revision; from the store
 //! only at one that the cache no longer has.
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use api_types::{
     ApiError, Key,
@@ -249,13 +249,18 @@ impl Ask {
             && (!self.key.namespace.is_empty() || !self.kind.resource.is_namespaced())
         {
             let item = snapshot.get(&Key::new(self.key.namespace.clone(), name));
-            let items = item.filter(|item| self.selects(options, item)).cloned().into_iter().collect();
+            let items: Vec<_> = item.filter(|item| self.selects(options, item)).cloned().into_iter().collect();
+            self.server.metrics.listed(&self.kind, 1, items.len());
             return Listing { items, revision, continue_token: None, remaining: None };
         }
         let is_everything = options.label_selector.is_empty() && options.field_selector.is_empty();
-        let mut range =
-            snapshot.range(&self.key.namespace, start).filter(|item| is_everything || self.selects(options, item));
+        let fetched = Cell::new(0);
+        let mut range = snapshot
+            .range(&self.key.namespace, start)
+            .inspect(|_| fetched.set(fetched.get() + 1))
+            .filter(|item| is_everything || self.selects(options, item));
         let items: Vec<Arc<Item>> = range.by_ref().take(limit).cloned().collect();
+        self.server.metrics.listed(&self.kind, fetched.get(), items.len());
         let Some(last) = range.next().and_then(|_| items.last()) else {
             return Listing { items, revision, continue_token: None, remaining: None };
         };

@@ -26,7 +26,6 @@ use crate::{
         encode, reply,
     },
     kinds::Kind,
-    metrics::UnderWay,
     watch_cache::{
         Cache, Item, Shelf,
         window::{ChangeKind, Cursor, Event, Interest, TooOld},
@@ -70,10 +69,8 @@ impl Ask {
         // Read before the shelf: what is applied by now is in its snapshot.
         let applied = self.server.cache.revision();
         let deadline = Instant::now() + timeout(options.timeout_s);
-        let (under_way, sent) = self.server.metrics.watch(&self.kind.resource);
         let mut watcher = Watcher {
-            _under_way: under_way,
-            sent,
+            sent: self.server.metrics.watched(&self.kind.resource),
             kind: self.kind.clone(),
             cache: self.server.cache.clone(),
             accepted: view.accepted,
@@ -263,7 +260,6 @@ enum Place {
 
 /// One client's watch.
 struct Watcher {
-    _under_way: UnderWay,
     /// Counts events.
     sent: Counter,
     kind: Arc<Kind>,

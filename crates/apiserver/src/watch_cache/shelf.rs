@@ -4,7 +4,10 @@
 use std::{
     collections::VecDeque,
     ops::Bound,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use api_types::Key;
@@ -72,6 +75,8 @@ pub struct Shelf {
     turn: Mutex<Vec<OnChange>>,
     /// Snapshots that lists go on reading page by page, oldest first.
     past: Mutex<VecDeque<(u64, Arc<Snapshot>)>>,
+    /// Changes applied since the start.
+    received: AtomicU64,
 }
 
 /// Lists by pages that can be under way at different revisions; older ones are read from the store.
@@ -85,6 +90,7 @@ impl Shelf {
             window: ArcSwap::from_pointee(Window::new(0)),
             turn: Mutex::default(),
             past: Mutex::default(),
+            received: AtomicU64::new(0),
         }
     }
 
@@ -101,6 +107,11 @@ impl Shelf {
 
     pub fn past(&self, revision: u64) -> Option<Arc<Snapshot>> {
         self.past.lock().iter().find(|(kept, _)| *kept == revision).map(|(_, snapshot)| snapshot.clone())
+    }
+
+    /// Changes applied since the start.
+    pub fn received(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     pub fn item(&self, rest: &str, revision: u64, bytes: Bytes) -> Item {
@@ -155,6 +166,7 @@ impl Shelf {
             }
             (None, None) => return,
         };
+        self.received.fetch_add(1, Ordering::Relaxed);
         self.snapshot.store(Arc::new(snapshot));
         if !subscribers.is_empty() {
             let value = (kind != ChangeKind::Deleted).then(|| item.decode());
