@@ -3,6 +3,7 @@
 
 mod cluster;
 mod http;
+pub mod raw;
 
 pub use cluster::{Cluster, Component, Daemon, binaries};
 pub use http::Reply;

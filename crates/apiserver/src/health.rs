@@ -159,12 +159,7 @@ enum Verdict {
 }
 
 /// `unknown`: what was to be excluded and is no check.
-fn report(
-    path: &str,
-    results: &[(&str, Verdict)],
-    unknown: &BTreeSet<&str>,
-    is_verbose: bool,
-) -> (StatusCode, String) {
+fn report(path: &str, results: &[(&str, Verdict)], unknown: &BTreeSet<&str>, is_verbose: bool) -> (StatusCode, String) {
     let mut lines = String::new();
     for (check, verdict) in results {
         lines.push_str(&match verdict {
