@@ -5,6 +5,7 @@ mod authorisation;
 mod bad_input;
 mod discovery;
 mod golden;
+mod lifecycles;
 mod lists;
 mod operation;
 mod patches;
