@@ -23,7 +23,7 @@ const SERVICE_ACCOUNT_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount
 /// How to reach an apiserver, and as whom.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Scheme (always https), host and port.
+    /// Scheme (always https), host and port; a path only where the file is a webhook's.
     pub server: Uri,
     /// Namespace of the context, or `default`.
     pub namespace: String,
@@ -201,12 +201,13 @@ impl Config {
         sources.iter().map(written).collect()
     }
 
-    pub(crate) fn server_name(&self) -> ServerName<'static> {
+    /// The name that the server's certificate must bear.
+    pub fn server_name(&self) -> ServerName<'static> {
         self.server_name.clone()
     }
 
     /// TLS as the files stand now.
-    pub(crate) fn tls(&self) -> Result<ClientConfig, ConfigError> {
+    pub fn tls(&self) -> Result<ClientConfig, ConfigError> {
         let mut roots = RootCertStore::empty();
         for certificate in certificates(&self.authority)? {
             roots.add(certificate).map_err(tls_error("certificate-authority"))?;
@@ -224,7 +225,7 @@ impl Config {
     }
 
     /// The bearer token as it stands now.
-    pub(crate) fn token(&self) -> Result<Option<String>, ConfigError> {
+    pub fn token(&self) -> Result<Option<String>, ConfigError> {
         match &self.identity {
             Identity::Token(source) => Ok(Some(String::from_utf8_lossy(&source.read()?).trim().to_owned())),
             Identity::Live(token) => Ok(Some(token.0.read().clone())),

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -125,11 +125,17 @@ impl ServingFlags {
 
     /// TLS by the files named, reloading; client certificates are optional, as health needs none.
     pub fn tls(&self, name: &str) -> Result<tls::ReloadingServerConfig, tls::TlsError> {
+        self.tls_also_for(name, None)
+    }
+
+    /// The same, where clients of another authority are let in too.
+    pub fn tls_also_for(&self, name: &str, ca: Option<&Path>) -> Result<tls::ReloadingServerConfig, tls::TlsError> {
+        let client_cas: Vec<PathBuf> = self.client_ca_file.iter().cloned().chain(ca.map(Path::to_owned)).collect();
         match (&self.tls_cert_file, &self.tls_private_key_file) {
             (Some(certificate), Some(key)) => {
-                tls::server_config(certificate, key, self.client_ca_file.as_deref(), tls::ClientAuth::Optional)
+                tls::server_config(certificate, key, &client_cas, tls::ClientAuth::Optional)
             }
-            _ => tls::self_signed(name, self.client_ca_file.as_deref()),
+            _ => tls::self_signed(name, &client_cas),
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod diagnosis;
 pub mod flags;
 pub mod metrics;
 pub mod plain;
+pub mod reload;
 pub mod serve;
 pub mod tls;
 

@@ -2,19 +2,18 @@
 //! their files change; connections that stand keep what they began with.
 
 use std::{
-    collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use arc_swap::ArcSwap;
-use notify::{RecursiveMode, Watcher};
 use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
+
+use crate::reload::Reloading;
 
 const SELF_SIGNED_DAYS: i64 = 365;
 
@@ -40,51 +39,37 @@ pub enum TlsError {
     Make(#[from] pki::PkiError),
 }
 
-/// A server's TLS as its files stand now. Clones share it.
-#[derive(Clone)]
-pub struct ReloadingServerConfig {
-    current: Arc<ArcSwap<ServerConfig>>,
-    /// Ends the watching when dropped.
-    _watcher: Option<Arc<notify::RecommendedWatcher>>,
-}
+/// A server's TLS as its files stand now, to be asked for each connection.
+pub type ReloadingServerConfig = Reloading<ServerConfig>;
 
-impl ReloadingServerConfig {
-    /// To be asked for each connection.
-    pub fn current(&self) -> Arc<ServerConfig> {
-        self.current.load_full()
-    }
-}
-
-/// TLS 1.2 and 1.3 with ALPN h2 and http/1.1. Without `client_ca` no client certificate is asked for.
+/// TLS 1.2 and 1.3 with ALPN h2 and http/1.1. Without `client_cas` no client certificate is asked for.
 pub fn server_config(
     certificate: &Path,
     key: &Path,
-    client_ca: Option<&Path>,
+    client_cas: &[PathBuf],
     client_auth: ClientAuth,
 ) -> Result<ReloadingServerConfig, TlsError> {
-    let files = Files {
-        certificate: certificate.to_owned(),
-        key: key.to_owned(),
-        client_ca: client_ca.map(Path::to_owned),
-        client_auth,
-    };
-    let current = Arc::new(ArcSwap::from_pointee(files.read()?));
-    let watcher = watch(files, Arc::clone(&current))?;
-    Ok(ReloadingServerConfig { current, _watcher: Some(Arc::new(watcher)) })
+    let (certificate, key, client_cas) = (certificate.to_owned(), key.to_owned(), client_cas.to_vec());
+    let files: Vec<PathBuf> = [&certificate, &key].into_iter().chain(&client_cas).cloned().collect();
+    Reloading::watch(&files, move || {
+        let key = PrivateKeyDer::from_pem_slice(&read(&key)?)
+            .map_err(|error| TlsError::Content { path: key.clone(), why: error.to_string() })?;
+        build(certificates(&read(&certificate)?, &certificate)?, key, roots(&client_cas)?, client_auth)
+    })
 }
 
 /// A certificate for `name` made in memory: enough for what need not be trusted, such as health.
-pub fn self_signed(name: &str, client_ca: Option<&Path>) -> Result<ReloadingServerConfig, TlsError> {
+pub fn self_signed(name: &str, client_cas: &[PathBuf]) -> Result<ReloadingServerConfig, TlsError> {
     let pair = self_signed_pair(name)?;
     let here = || PathBuf::from("the certificate made in memory");
     let config = build(
         certificates(pair.certificate_pem.as_bytes(), &here())?,
         PrivateKeyDer::from_pem_slice(pair.key_pem.as_bytes())
             .map_err(|error| TlsError::Content { path: here(), why: error.to_string() })?,
-        client_ca.map(roots).transpose()?,
+        roots(client_cas)?,
         ClientAuth::Optional,
     )?;
-    Ok(ReloadingServerConfig { current: Arc::new(ArcSwap::from_pointee(config)), _watcher: None })
+    Ok(Reloading::fixed(config))
 }
 
 /// What [`self_signed`] serves with, for who wants it in a file.
@@ -100,51 +85,21 @@ pub fn self_signed_pair(name: &str) -> Result<pki::Pair, pki::PkiError> {
     })
 }
 
-struct Files {
-    certificate: PathBuf,
-    key: PathBuf,
-    client_ca: Option<PathBuf>,
+/// What judges a client's certificate by the authorities in these files; `None` without files.
+pub fn client_verifier(
+    client_cas: &[PathBuf],
     client_auth: ClientAuth,
+) -> Result<Option<Arc<dyn ClientCertVerifier>>, TlsError> {
+    roots(client_cas)?.map(|roots| verifier(roots, client_auth)).transpose()
 }
 
-impl Files {
-    fn read(&self) -> Result<ServerConfig, TlsError> {
-        let key = PrivateKeyDer::from_pem_slice(&read(&self.key)?)
-            .map_err(|error| TlsError::Content { path: self.key.clone(), why: error.to_string() })?;
-        let roots = self.client_ca.as_deref().map(roots).transpose()?;
-        build(certificates(&read(&self.certificate)?, &self.certificate)?, key, roots, self.client_auth)
-    }
-
-    /// Folders, not files: a mounted volume changes by swapping a link beside them.
-    fn folders(&self) -> BTreeSet<&Path> {
-        let files = [Some(&self.certificate), Some(&self.key), self.client_ca.as_ref()];
-        files
-            .into_iter()
-            .flatten()
-            .map(|path| path.parent().filter(|dir| *dir != Path::new("")).unwrap_or(Path::new(".")))
-            .collect()
-    }
-}
-
-fn watch(files: Files, current: Arc<ArcSwap<ServerConfig>>) -> Result<notify::RecommendedWatcher, TlsError> {
-    let folders: Vec<PathBuf> = files.folders().into_iter().map(Path::to_owned).collect();
-    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-        if !event.is_ok_and(|event| event.kind.is_create() || event.kind.is_modify() || event.kind.is_remove()) {
-            return;
-        }
-        match files.read() {
-            Ok(config) => {
-                current.store(Arc::new(config));
-                tracing::debug!(certificate = %files.certificate.display(), "certificates read again");
-            }
-            // Half-written files are everyday here: the next event tells of their end.
-            Err(error) => tracing::debug!(%error, "certificates kept as they were"),
-        }
-    })?;
-    for folder in folders {
-        watcher.watch(&folder, RecursiveMode::NonRecursive)?;
-    }
-    Ok(watcher)
+fn verifier(roots: RootCertStore, client_auth: ClientAuth) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let verifier = WebPkiClientVerifier::builder(Arc::new(roots));
+    let verifier = match client_auth {
+        ClientAuth::Optional => verifier.allow_unauthenticated(),
+        ClientAuth::Required => verifier,
+    };
+    verifier.build().map_err(|error| TlsError::Mismatch(rustls::Error::General(error.to_string())))
 }
 
 fn build(
@@ -156,28 +111,22 @@ fn build(
     let builder = ServerConfig::builder();
     let builder = match roots {
         None => builder.with_no_client_auth(),
-        Some(roots) => {
-            let verifier = WebPkiClientVerifier::builder(Arc::new(roots));
-            let verifier = match client_auth {
-                ClientAuth::Optional => verifier.allow_unauthenticated(),
-                ClientAuth::Required => verifier,
-            };
-            let verifier =
-                verifier.build().map_err(|error| TlsError::Mismatch(rustls::Error::General(error.to_string())))?;
-            builder.with_client_cert_verifier(verifier)
-        }
+        Some(roots) => builder.with_client_cert_verifier(verifier(roots, client_auth)?),
     };
     let mut config = builder.with_single_cert(chain, key).map_err(TlsError::Mismatch)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, TlsError> {
+/// The authorities of all files; `None` without files.
+fn roots(paths: &[PathBuf]) -> Result<Option<RootCertStore>, TlsError> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(&read(path)?, path)? {
-        roots.add(certificate).map_err(|error| TlsError::Content { path: path.to_owned(), why: error.to_string() })?;
+    for path in paths {
+        for certificate in certificates(&read(path)?, path)? {
+            roots.add(certificate).map_err(|error| TlsError::Content { path: path.clone(), why: error.to_string() })?;
+        }
     }
-    Ok(roots)
+    Ok((!paths.is_empty()).then_some(roots))
 }
 
 fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
@@ -220,7 +169,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (certificate, key) = files(folder.path(), "a");
         let check = |certificate: &Path, key: &Path, expected: &str| {
-            let error = server_config(certificate, key, None, ClientAuth::Optional).err().expect(expected).to_string();
+            let error = server_config(certificate, key, &[], ClientAuth::Optional).err().expect(expected).to_string();
             assert!(error.contains(expected), "{error}");
         };
         check(Path::new("/absent"), &key, "/absent: cannot be read");
@@ -233,7 +182,7 @@ mod tests {
         provider();
         let folder = tempfile::tempdir().unwrap();
         let (certificate, key) = files(folder.path(), "a");
-        let config = server_config(&certificate, &key, None, ClientAuth::Optional).unwrap();
+        let config = server_config(&certificate, &key, &[], ClientAuth::Optional).unwrap();
         let first = config.current();
         files(folder.path(), "b");
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);

@@ -106,9 +106,9 @@ impl Server {
         )
         .unwrap();
         let client = Client::new(Config::from_kubeconfig(&kubeconfig).unwrap(), "test").unwrap();
-        let authority = path("ca.crt");
+        let authority = [path("ca.crt")];
         let tls =
-            tls::server_config(&path("server.crt"), &path("server.key"), Some(&authority), tls::ClientAuth::Required);
+            tls::server_config(&path("server.crt"), &path("server.key"), &authority, tls::ClientAuth::Required);
         Self { _folder: folder, client, address, tls: tls.unwrap() }
     }
 

@@ -153,10 +153,10 @@ fn tls(flags: &Flags, node: &str, own: Option<&Certificate>) -> anyhow::Result<t
     let named = own.map(|own| (own.current(), own.current()));
     let named = named.or_else(|| flags.tls_cert_file.clone().zip(flags.tls_private_key_file.clone()));
     let own = (flags.cert_dir.join("kubelet.crt"), flags.cert_dir.join("kubelet.key"));
-    let client_ca = flags.client_ca_file.as_deref();
+    let client_cas: Vec<PathBuf> = flags.client_ca_file.iter().cloned().collect();
     match named.or_else(|| own.0.exists().then_some(own)) {
-        Some((certificate, key)) => Ok(tls::server_config(&certificate, &key, client_ca, tls::ClientAuth::Optional)?),
-        None => Ok(tls::self_signed(node, client_ca)?),
+        Some((certificate, key)) => Ok(tls::server_config(&certificate, &key, &client_cas, tls::ClientAuth::Optional)?),
+        None => Ok(tls::self_signed(node, &client_cas)?),
     }
 }
 

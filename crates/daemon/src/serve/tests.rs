@@ -39,8 +39,8 @@ impl Port {
         };
         ca.issue(&port).unwrap().write(folder.path(), "tls").unwrap();
         let file = |name: &str| -> PathBuf { folder.path().join(name) };
-        let authority = file("ca.crt");
-        let tls = tls::server_config(&file("tls.crt"), &file("tls.key"), Some(&authority), tls::ClientAuth::Optional);
+        let authority = [file("ca.crt")];
+        let tls = tls::server_config(&file("tls.crt"), &file("tls.key"), &authority, tls::ClientAuth::Optional);
         let listener = bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
