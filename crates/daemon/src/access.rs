@@ -1,11 +1,7 @@
 //! Who calls a daemon's own port, and whether it may: client certificates are judged
 //! here, tokens and permissions by the apiserver, whose answers are kept for a while.
 
-use std::{
-    collections::HashMap,
-    hash::Hash,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use api_types::k8s::{
     authentication::{TokenReview, TokenReviewSpec},
@@ -17,6 +13,8 @@ use parking_lot::Mutex;
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use crate::answers::Answers;
+
 /// Members may do everything; nobody is asked.
 const MASTERS: &str = "system:masters";
 const AUTHENTICATED: &str = "system:authenticated";
@@ -24,7 +22,6 @@ const AUTHENTICATED: &str = "system:authenticated";
 const ALLOWED_FOR: Duration = Duration::from_secs(300);
 const DENIED_FOR: Duration = Duration::from_secs(30);
 const TOKEN_FOR: Duration = Duration::from_secs(120);
-const ANSWERS_MAX: usize = 1024;
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct User {
@@ -173,34 +170,6 @@ fn forbidden(user: &User, wish: &Wish) -> String {
     }
 }
 
-/// Answers that hold for a while, of bounded number.
-struct Answers<K, V> {
-    known: HashMap<K, (Instant, V)>,
-}
-
-impl<K, V> Default for Answers<K, V> {
-    fn default() -> Self {
-        Self { known: HashMap::new() }
-    }
-}
-
-impl<K: Eq + Hash, V: Clone> Answers<K, V> {
-    fn find(&mut self, question: &K, now: Instant) -> Option<V> {
-        let (until, answer) = self.known.get(question)?;
-        (now < *until).then(|| answer.clone())
-    }
-    fn keep(&mut self, question: K, answer: V, keep_for: Duration, now: Instant) {
-        if self.known.len() >= ANSWERS_MAX {
-            self.known.retain(|_, (until, _)| now < *until);
-        }
-        // All fresh: forget all rather than grow; each costs one question more.
-        if self.known.len() >= ANSWERS_MAX {
-            self.known.clear();
-        }
-        self.known.insert(question, (now + keep_for, answer));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
@@ -256,16 +225,5 @@ mod tests {
         check("Basic abc", None);
         check("Bearer", None);
         check("Bearer ", None);
-    }
-
-    #[test]
-    fn answers_age_and_are_bounded() {
-        let mut answers = Answers::default();
-        let now = Instant::now();
-        answers.keep(0, true, ALLOWED_FOR, now);
-        assert_eq!(answers.find(&0, now + ALLOWED_FOR / 2), Some(true));
-        assert_eq!(answers.find(&0, now + ALLOWED_FOR), None);
-        (0..ANSWERS_MAX * 3).for_each(|number| answers.keep(number, true, ALLOWED_FOR, now));
-        assert!(answers.known.len() <= ANSWERS_MAX);
     }
 }

@@ -2,6 +2,7 @@
 //! reloads, metrics, and the HTTPS port with health, metrics and diagnosis.
 
 pub mod access;
+pub mod answers;
 mod config_file;
 pub mod diagnosis;
 pub mod flags;

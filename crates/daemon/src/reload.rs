@@ -39,7 +39,8 @@ impl<T: Send + Sync + 'static> Reloading<T> {
     {
         let bytes = contents(files);
         let current = Arc::new(ArcSwap::from_pointee(read()?));
-        let source = Arc::new(Source { files: files.to_vec(), bytes: Mutex::new(bytes), current: current.clone(), read });
+        let source =
+            Arc::new(Source { files: files.to_vec(), bytes: Mutex::new(bytes), current: current.clone(), read });
         let watched = source.clone();
         let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if event.is_ok_and(|event| event.kind.is_create() || event.kind.is_modify() || event.kind.is_remove()) {
