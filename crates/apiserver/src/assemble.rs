@@ -9,14 +9,10 @@ use crate::{
     admission,
     allocate::{self, Allocator},
     audit::Audit,
-    authn::{
-        Authenticator,
-        keys::{self, PublicKey},
-        token::{Issuer, Verifier},
-    },
+    authn,
     authz::{Authorizer, Mode},
     bootstrap,
-    flags::{Flags, TokenFlags},
+    flags::Flags,
     health::Health,
     kinds::Kinds,
     metrics::Metrics,
@@ -51,12 +47,12 @@ pub async fn assemble(flags: Flags, terminating: CancellationToken, tasks: &Task
         Allocator::new(&services.service_cluster_ip_range, services.service_node_port_range, &*cache);
     let dialer = Dialer::new(&kubelet_files(&flags), bootstrap::own_address(&flags), shutdown.clone())
         .context("--kubelet-client-certificate")?;
-    let verifier = verifier(&flags.tokens)?;
-    let issuer = issuer(&flags.tokens)?;
+    let (authenticator, used_legacy) = authn::assemble::authenticator(&flags, cache.clone())?;
+    let issuer = authn::assemble::issuer(&flags.tokens)?;
     let drained = CancellationToken::new();
     let audit = Audit::new(&flags.audit, metrics.registry(), tasks, &drained)?;
     let server = Arc::new(Server {
-        authenticator: Authenticator::new(verifier, cache.clone()),
+        authenticator,
         authorizer,
         audit,
         issuer,
@@ -84,6 +80,7 @@ pub async fn assemble(flags: Flags, terminating: CancellationToken, tasks: &Task
     // The Service `kubernetes` leads elsewhere before this server stops to listen.
     tasks.spawn(bootstrap::run(server.clone(), server.terminating.clone()));
     tasks.spawn(tasks::compact(server.clone()));
+    tasks.spawn(tasks::note_used_tokens(server.clone(), used_legacy));
     let release = allocate::release(server.clone(), released);
     let stopped = server.shutdown.clone();
     tasks.spawn(async move {
@@ -117,27 +114,4 @@ fn etcd_config(flags: &Flags) -> Result<etcd::Config> {
         _ => anyhow::bail!("--etcd-cafile, --etcd-certfile and --etcd-keyfile go together"),
     };
     Ok(etcd::Config { endpoints: flags.etcd.etcd_servers.clone(), tls, prefix: flags.etcd.etcd_prefix.clone() })
-}
-
-fn audiences(flags: &TokenFlags) -> Vec<String> {
-    if flags.api_audiences.is_empty() { flags.service_account_issuer.clone() } else { flags.api_audiences.clone() }
-}
-
-fn verifier(flags: &TokenFlags) -> Result<Verifier> {
-    let mut public: Vec<PublicKey> = Vec::new();
-    for path in flags.service_account_key_file.iter().chain(&flags.service_account_signing_key_file) {
-        for key in keys::public_keys(&read(path)?).with_context(|| path.display().to_string())? {
-            if !public.iter().any(|known| known.id == key.id) {
-                public.push(key);
-            }
-        }
-    }
-    Ok(Verifier::new(public, flags.service_account_issuer.clone(), audiences(flags)))
-}
-
-fn issuer(flags: &TokenFlags) -> Result<Option<Issuer>> {
-    let Some(path) = &flags.service_account_signing_key_file else { return Ok(None) };
-    let key = keys::signing_key(&read(path)?).with_context(|| path.display().to_string())?;
-    let issuer = flags.service_account_issuer.first().context("--service-account-issuer is empty")?;
-    Ok(Some(Issuer::new(key, issuer.clone(), audiences(flags))))
 }

@@ -106,7 +106,9 @@ async fn secured(front: Arc<Front>, stream: TcpStream, address: IpAddr, acceptor
         None => return,
     };
     let session = stream.get_ref().1;
-    let peer = Peer { address, chain: session.peer_certificates().map(|chain| Arc::new(chain.to_vec())) };
+    let chain = session.peer_certificates().unwrap_or_default();
+    let certificate = front.server().authenticator.peer(chain).map(Arc::new);
+    let peer = Peer { address, certificate };
     // The builder would otherwise wait for ever for the bytes that tell the version.
     let is_http2 = session.alpn_protocol() == Some(ALPN_HTTP2);
     let turns = Arc::new(Turns::default());

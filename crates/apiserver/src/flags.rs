@@ -6,7 +6,7 @@ use clap::Parser;
 use daemon::{LogFlags, ServingFlags};
 use ipnet::IpNet;
 
-use crate::{allocate::range::Ports, audit::flags::AuditFlags};
+use crate::{allocate::range::Ports, audit::flags::AuditFlags, authn::flags::AuthenticationFlags};
 
 pub const DEFAULT_PORT: u16 = 6443;
 
@@ -22,6 +22,8 @@ pub struct Flags {
     pub etcd: EtcdFlags,
     #[command(flatten)]
     pub tokens: TokenFlags,
+    #[command(flatten)]
+    pub authentication: AuthenticationFlags,
     #[command(flatten)]
     pub kubelet: KubeletFlags,
     #[command(flatten)]
@@ -83,6 +85,15 @@ pub struct TokenFlags {
     /// Who the tokens are for; the issuers if not given.
     #[arg(long, value_delimiter = ',')]
     pub api_audiences: Vec<String>,
+    /// Where the keys can be fetched, for the discovery document; this server's own path if not given.
+    #[arg(long)]
+    pub service_account_jwks_uri: Option<String>,
+    /// A pod's own token outlives its hour by a year, for clients that never read it again.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub service_account_extend_token_expiration: bool,
+    /// No token is valid longer, whoever asks.
+    #[arg(long, value_parser = daemon::flags::duration)]
+    pub service_account_max_token_expiration: Option<std::time::Duration>,
 }
 
 #[derive(Clone, Debug, clap::Args)]
@@ -126,7 +137,4 @@ pub struct AccessFlags {
     pub enable_admission_plugins: Vec<String>,
     #[arg(long, value_delimiter = ',')]
     pub disable_admission_plugins: Vec<String>,
-    /// Requests without credentials may ask for health, and never for anything else.
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    pub anonymous_auth: bool,
 }

@@ -17,6 +17,7 @@ pub mod health;
 pub mod kinds;
 pub mod metrics;
 pub mod openapi;
+pub mod outbound;
 pub mod paths;
 pub mod reader;
 pub mod request;

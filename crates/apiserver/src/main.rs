@@ -14,7 +14,8 @@ async fn main() -> Result<()> {
     let flags: Flags = daemon::flags::parse();
     daemon::start("kube-apiserver", &flags.log);
     let terminating = daemon::shutdown();
-    let tls = flags.serving.tls("kube-apiserver").context("TLS of the API's port")?;
+    let proxy_ca = flags.authentication.proxy.requestheader_client_ca_file.as_deref();
+    let tls = flags.serving.tls_also_for("kube-apiserver", proxy_ca).context("TLS of the API's port")?;
     let address = SocketAddr::new(flags.serving.bind_address, flags.port());
     let listener =
         tokio::net::TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;

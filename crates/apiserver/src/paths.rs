@@ -40,7 +40,8 @@ pub async fn answer(
         return Ok(page_not_found());
     }
     let accepted = accept::negotiate(http.headers(), &request.query, Shapes::ObjectOnly).unwrap_or(Accepted::JSON);
-    let keys = server.authenticator.keys();
+    let verifier = server.authenticator.service_accounts();
+    let keys = verifier.keys();
     let table = server.kinds.table();
     let response = match request.path.trim_end_matches('/') {
         "/version" => reply::value(StatusCode::OK, &accepted, &version()),
@@ -48,7 +49,8 @@ pub async fn answer(
         openid::KEYS_PATH => text(openid::KEYS_CONTENT_TYPE, openid::key_set(keys).to_string()),
         openid::CONFIGURATION_PATH => {
             let issuer = server.flags.tokens.service_account_issuer.first().map(String::as_str).unwrap_or_default();
-            let keys_uri = format!("https://{}{}", bootstrap::own_address(&server.flags), openid::KEYS_PATH);
+            let own = || format!("https://{}{}", bootstrap::own_address(&server.flags), openid::KEYS_PATH);
+            let keys_uri = server.flags.tokens.service_account_jwks_uri.clone().unwrap_or_else(own);
             text(accepted.format.media_type(), openid::configuration(issuer, &keys_uri, keys).to_string())
         }
         "" => reply::value(StatusCode::OK, &accepted, &json!({ "paths": root_paths(&table) })),

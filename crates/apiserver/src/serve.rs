@@ -7,7 +7,6 @@ use api_types::ApiError;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Response, Version, header, request::Parts};
 use hyper::body::Incoming;
-use rustls::pki_types::CertificateDer;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout},
@@ -36,8 +35,7 @@ const RETRY_AFTER_S: i32 = 1;
 #[derive(Clone)]
 pub struct Peer {
     pub address: IpAddr,
-    /// The verified certificate chain.
-    pub chain: Option<Arc<Vec<CertificateDer<'static>>>>,
+    pub certificate: Option<Arc<authn::Peer>>,
 }
 
 /// The server and the places for requests in flight.
@@ -166,13 +164,8 @@ impl Front {
 
     async fn identified(&self, request: &Request, parts: &Parts, peer: Peer) -> Result<User, ApiError> {
         let server = &self.server;
-        let chain = peer.chain.as_ref().map(|chain| chain.as_slice());
-        let authenticated = match server.authenticator.authenticate(parts, chain) {
-            Ok(None) if server.flags.access.anonymous_auth => authn::anonymous(&request.path),
-            Ok(None) => Err(ApiError::unauthorized()),
-            Ok(Some(user)) => Ok(user),
-            Err(refusal) => Err(refusal),
-        };
+        let authenticated =
+            server.authenticator.authenticate(&parts.headers, &request.path, peer.certificate.as_deref()).await;
         let user = authenticated.inspect_err(|_| audit::unauthenticated())?;
         audit::authenticated(&user).await?;
         let user = match impersonation::impersonate(&parts.headers, &user, &server.authorizer)? {

@@ -8,6 +8,7 @@ use api_types::{
     k8s::meta::DeleteOptions,
     options::{GetOptions, Query, WriteOptions},
 };
+use daemon::reload::Reloading;
 use http::HeaderMap;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -40,7 +41,7 @@ pub struct Server {
     /// `None`: nothing is audited.
     pub audit: Option<Arc<Audit>>,
     /// Signs ServiceAccount tokens; `None` without a signing key.
-    pub issuer: Option<Issuer>,
+    pub issuer: Option<Reloading<Issuer>>,
     pub allocator: Arc<Allocator>,
     /// Turns of writes that count against quotas, by namespace.
     pub quotas: Locks,

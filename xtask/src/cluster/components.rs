@@ -86,6 +86,7 @@ pub fn apiserver(cluster: &Cluster) -> Component {
         .file("service-account-signing-key-file", pki.join("sa.key"))
         .set("service-account-issuer", "https://kubernetes.default.svc.cluster.local")
         .set("service-cluster-ip-range", cluster.service_network())
+        .set("service-account-extend-token-expiration", false)
         .set("authorization-mode", "Node,RBAC")
         .file("audit-policy-file", cluster.audit().join(AUDIT_POLICY))
         .file("audit-log-path", cluster.audit().join("audit.log"))

@@ -3,7 +3,7 @@
 //!
 //! Source: `CommonNameUserConversion` in apiserver/pkg/authentication/request/x509.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::RangeInclusive};
 
 use api_types::jiff::Timestamp;
 use rustls::pki_types::CertificateDer;
@@ -16,7 +16,7 @@ use super::User;
 const UID_OID: &str = "1.3.6.1.4.1.57683.2";
 const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum CertificateError {
     #[error("the client certificate does not parse")]
     Malformed,
@@ -24,35 +24,62 @@ pub enum CertificateError {
     OutOfTime(Timestamp),
     #[error("the client certificate's subject has no common name")]
     NoCommonName,
+    #[error("the certificate is a proxy's, and the request names no user")]
+    NoClient,
 }
 
-/// `now` is checked too, because a connection may outlive the certificate that opened it.
-pub fn user(leaf: &CertificateDer<'_>, now: Timestamp) -> Result<User, CertificateError> {
-    let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| CertificateError::Malformed)?;
-    let validity = certificate.validity();
-    if !(validity.not_before.timestamp()..=validity.not_after.timestamp()).contains(&now.as_second()) {
-        return Err(CertificateError::OutOfTime(now));
+/// A certificate, read once for all requests of its connection.
+#[derive(Clone, Debug)]
+pub struct Certified {
+    user: User,
+    /// Seconds since the epoch.
+    valid_s: RangeInclusive<i64>,
+}
+
+impl Certified {
+    pub fn read(leaf: &CertificateDer<'_>) -> Result<Self, CertificateError> {
+        let (_, certificate) = X509Certificate::from_der(leaf).map_err(|_| CertificateError::Malformed)?;
+        let validity = certificate.validity();
+        let subject = certificate.subject();
+        let texts =
+            |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().ok().map(str::to_owned);
+        let name = subject.iter_common_name().filter_map(texts).last().unwrap_or_default();
+        if name.is_empty() {
+            return Err(CertificateError::NoCommonName);
+        }
+        let uid = subject.iter_attributes().filter(|attribute| attribute.attr_type().to_id_string() == UID_OID);
+        let fingerprint: String = Sha256::digest(leaf.as_ref()).iter().map(|byte| format!("{byte:02x}")).collect();
+        let user = User {
+            name,
+            uid: uid.filter_map(texts).next().unwrap_or_default(),
+            groups: subject.iter_organization().filter_map(texts).collect(),
+            extra: BTreeMap::from([(CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={fingerprint}")])]),
+        };
+        Ok(Self { user, valid_s: validity.not_before.timestamp()..=validity.not_after.timestamp() })
     }
-    let subject = certificate.subject();
-    let texts = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().ok().map(str::to_owned);
-    let name = subject.iter_common_name().filter_map(texts).last().unwrap_or_default();
-    if name.is_empty() {
-        return Err(CertificateError::NoCommonName);
+
+    pub fn common_name(&self) -> &str {
+        &self.user.name
     }
-    let uid = subject.iter_attributes().filter(|attribute| attribute.attr_type().to_id_string() == UID_OID);
-    let fingerprint: String = Sha256::digest(leaf.as_ref()).iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(User {
-        name,
-        uid: uid.filter_map(texts).next().unwrap_or_default(),
-        groups: subject.iter_organization().filter_map(texts).collect(),
-        extra: BTreeMap::from([(CREDENTIAL_ID.to_owned(), vec![format!("X509SHA256={fingerprint}")])]),
-    })
+
+    /// `now` counts for every request: a connection may outlive the certificate that opened it.
+    pub fn user(&self, now: Timestamp) -> Result<User, CertificateError> {
+        if self.valid_s.contains(&now.as_second()) {
+            Ok(self.user.clone())
+        } else {
+            Err(CertificateError::OutOfTime(now))
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use rcgen::{CertificateParams, DnType, KeyPair};
+
+    fn user(leaf: &CertificateDer<'_>, now: Timestamp) -> Result<User, CertificateError> {
+        Certified::read(leaf)?.user(now)
+    }
 
     fn certificate(common_name: Option<&str>, organization: Option<&str>) -> CertificateDer<'static> {
         let mut params = CertificateParams::default();

@@ -105,7 +105,7 @@ fn completed(mut user: User) -> User {
 }
 
 /// Header names cannot hold every character of a key, so clients percent-encode it.
-fn unescaped(key: &str) -> String {
+pub fn unescaped(key: &str) -> String {
     let bytes = key.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;

@@ -3,29 +3,25 @@
 //!
 //! Source: kubernetes/pkg/serviceaccount/{claims,jwt}.go.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use api_types::{Key, Resource, jiff::Timestamp, resources};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{DecodingKey, Header, Validation};
-use parking_lot::Mutex;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::{
     User,
     keys::{PublicKey, SigningKey},
+    legacy_token::{self, LegacyClaims},
+    memory::{Memory, digest},
 };
 
 /// Clock skew that a token's times forgive, as go-jose does.
 const LEEWAY_S: i64 = 60;
-/// Verified signatures remembered in each of two generations.
-const REMEMBERED_MAX: usize = 4096;
 /// A JWT with every claim is near 1.5 KiB; longer is an attack on the verifier.
-const TOKEN_BYTES_MAX: usize = 16 * 1024;
+pub const TOKEN_BYTES_MAX: usize = 16 * 1024;
 
 /// In the order that Go writes them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -73,8 +69,8 @@ pub struct Reference {
 pub enum TokenError {
     #[error("the token is no JWT signed by one of the ServiceAccount keys")]
     Signature,
-    #[error("the token's issuer {0:?} is not ours")]
-    Issuer(String),
+    #[error("the token does not claim what a ServiceAccount token must")]
+    Claims,
     #[error("the token audiences {found:?} is invalid for the target audiences {wanted:?}")]
     Audience { found: Vec<String>, wanted: Vec<String> },
     #[error("service account token has expired")]
@@ -85,6 +81,11 @@ pub enum TokenError {
     Subject(String),
     #[error("service account token has been invalidated: {what} {name:?} is gone")]
     Gone { what: &'static str, name: String },
+    #[error(
+        "the token in secret {secret} has been marked invalid; remove its label {} to allow it again",
+        legacy_token::INVALID_SINCE
+    )]
+    Retired { secret: Key },
 }
 
 /// Makes tokens.
@@ -113,36 +114,25 @@ impl Issuer {
     }
 }
 
+/// What a token of this cluster claims.
+#[derive(Debug, PartialEq)]
+pub enum Token {
+    Bound(Claims),
+    Legacy(LegacyClaims),
+}
+
 /// Knows the keys, issuers and audiences of this cluster. A signature that held once is
 /// remembered: it cannot stop holding, while times and bound objects are looked at every time.
 pub struct Verifier {
     keys: Vec<PublicKey>,
     issuers: Vec<String>,
     api_audiences: Vec<String>,
-    remembered: Mutex<Generations>,
-}
-
-#[derive(Default)]
-struct Generations {
-    new: HashMap<[u8; 32], Arc<Claims>>,
-    old: HashMap<[u8; 32], Arc<Claims>>,
-}
-
-impl Generations {
-    fn get(&self, digest: &[u8; 32]) -> Option<Arc<Claims>> {
-        self.new.get(digest).or_else(|| self.old.get(digest)).cloned()
-    }
-    fn put(&mut self, digest: [u8; 32], claims: Arc<Claims>) {
-        if self.new.len() >= REMEMBERED_MAX {
-            self.old = std::mem::take(&mut self.new);
-        }
-        self.new.insert(digest, claims);
-    }
+    remembered: Memory<Token>,
 }
 
 impl Verifier {
     pub fn new(keys: Vec<PublicKey>, issuers: Vec<String>, api_audiences: Vec<String>) -> Self {
-        Self { keys, issuers, api_audiences, remembered: Mutex::default() }
+        Self { keys, issuers, api_audiences, remembered: Memory::default() }
     }
     pub fn keys(&self) -> &[PublicKey] {
         &self.keys
@@ -151,25 +141,30 @@ impl Verifier {
         &self.api_audiences
     }
 
-    /// The claims of a token that one of our keys signed and one of our issuers made.
-    pub fn verify(&self, token: &str) -> Result<Arc<Claims>, TokenError> {
-        if token.len() > TOKEN_BYTES_MAX {
-            return Err(TokenError::Signature);
+    /// The claims of a token that one of our issuers made. `None`: it is another's.
+    pub fn verify(&self, token: &str) -> Result<Option<Arc<Token>>, TokenError> {
+        let digest = digest(token);
+        if let Some(known) = self.remembered.get(&digest) {
+            return Ok(Some(known));
         }
-        let digest: [u8; 32] = Sha256::digest(token).into();
-        if let Some(claims) = self.remembered.lock().get(&digest) {
-            return Ok(claims);
+        let Some(issuer) = issuer_of(token) else { return Ok(None) };
+        let is_legacy = issuer == legacy_token::ISSUER;
+        if !is_legacy && !self.issuers.contains(&issuer) {
+            return Ok(None);
         }
-        let claims = Arc::new(self.verify_signature(token).ok_or(TokenError::Signature)?);
-        if !self.issuers.contains(&claims.iss) {
-            return Err(TokenError::Issuer(claims.iss.clone()));
-        }
-        self.remembered.lock().put(digest, claims.clone());
-        Ok(claims)
+        let claims = self.verify_signature(token).ok_or(TokenError::Signature)?;
+        let read = if is_legacy {
+            serde_json::from_value(claims).map(Token::Legacy)
+        } else {
+            serde_json::from_value(claims).map(Token::Bound)
+        };
+        let verified = Arc::new(read.map_err(|_| TokenError::Claims)?);
+        self.remembered.put(digest, verified.clone());
+        Ok(Some(verified))
     }
 
     /// Only a key's own algorithm counts, so a token cannot choose how it is verified.
-    fn verify_signature(&self, token: &str) -> Option<Claims> {
+    fn verify_signature(&self, token: &str) -> Option<Value> {
         let header = jsonwebtoken::decode_header(token).ok()?;
         let named = header.kid.as_deref().is_some_and(|kid| self.keys.iter().any(|key| key.id == kid));
         let candidates = self
@@ -179,19 +174,39 @@ impl Verifier {
         candidates.into_iter().find_map(|key| claims_signed_by(token, &key.decoding, &signature_only(key)))
     }
 
-    /// Which of `wanted` (the apiserver's own if empty) the token is good for.
-    pub fn audiences(&self, claims: &Claims, wanted: &[String]) -> Result<Vec<String>, TokenError> {
+    /// Which of `wanted` (the apiserver's own if empty) a token for `found` is good for. A token that
+    /// names no audience is for the apiserver.
+    pub fn audiences(&self, found: &[String], wanted: &[String]) -> Result<Vec<String>, TokenError> {
         let wanted = if wanted.is_empty() { &self.api_audiences } else { wanted };
-        let common: Vec<String> = claims.aud.iter().filter(|audience| wanted.contains(audience)).cloned().collect();
+        let found = if found.is_empty() { &self.api_audiences } else { found };
+        let common: Vec<String> = found.iter().filter(|audience| wanted.contains(audience)).cloned().collect();
         if common.is_empty() {
-            return Err(TokenError::Audience { found: claims.aud.clone(), wanted: wanted.to_vec() });
+            return Err(TokenError::Audience { found: found.to_vec(), wanted: wanted.to_vec() });
         }
         Ok(common)
     }
 }
 
-fn claims_signed_by(token: &str, key: &DecodingKey, validation: &Validation) -> Option<Claims> {
-    jsonwebtoken::decode::<Claims>(token, key, validation).ok().map(|token| token.claims)
+/// The issuer that a JWT names, unverified: it only says who is to verify it.
+pub fn issuer_of(token: &str) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Issuer {
+        iss: String,
+    }
+    if token.len() > TOKEN_BYTES_MAX {
+        return None;
+    }
+    let (header, rest) = token.split_once('.')?;
+    let (payload, signature) = rest.split_once('.')?;
+    if header.is_empty() || signature.contains('.') {
+        return None;
+    }
+    let bytes = URL_SAFE_NO_PAD.decode(payload).ok()?;
+    serde_json::from_slice::<Issuer>(&bytes).ok().map(|claims| claims.iss)
+}
+
+fn claims_signed_by(token: &str, key: &DecodingKey, validation: &Validation) -> Option<Value> {
+    jsonwebtoken::decode::<Value>(token, key, validation).ok().map(|token| token.claims)
 }
 
 /// Times and audiences are checked by [`check_times`] and [`Verifier::audiences`], with `now` given.
@@ -310,7 +325,6 @@ fn one_or_many<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<String>
 mod tests {
     use super::*;
     use crate::authn::keys;
-    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     use serde_json::json;
 
     const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -353,7 +367,8 @@ mod tests {
     fn signed_tokens_verify_under_any_known_key() {
         let (old, new) = (key(), key());
         let token = issuer(&old).sign(&claims()).expect("signs");
-        assert_eq!(*verifier(&[&new, &old]).verify(&token).expect("verifies"), claims());
+        let verified = verifier(&[&new, &old]).verify(&token).expect("verifies").expect("ours");
+        assert_eq!(*verified, Token::Bound(claims()));
         assert!(matches!(verifier(&[&new]).verify(&token), Err(TokenError::Signature)));
     }
 
@@ -377,15 +392,14 @@ mod tests {
             format!("{}.{}.{}", parts[0], forged, parts[2]),
             format!("{}.{}.{}", header(json!({"alg": "ES256", "kid": "../../etc/passwd"})), forged, parts[2]),
             hmac,
-            "nope".to_owned(),
-            String::new(),
-            "a".repeat(TOKEN_BYTES_MAX + 1),
         ] {
             assert!(matches!(verifier.verify(&token), Err(TokenError::Signature)), "{token:.80}");
         }
         let foreign = Issuer::new(key.clone(), "https://evil".into(), vec![]);
         let token = foreign.sign(&Claims { iss: "https://evil".into(), ..claims() }).expect("signs");
-        assert!(matches!(verifier.verify(&token), Err(TokenError::Issuer(_))));
+        for token in [token, "nope".to_owned(), String::new(), "a".repeat(TOKEN_BYTES_MAX + 1)] {
+            assert!(matches!(verifier.verify(&token), Ok(None)), "{token:.80}");
+        }
     }
 
     #[test]
@@ -393,7 +407,7 @@ mod tests {
         let verifier = verifier(&[]);
         let check = |wanted: &[&str]| {
             let wanted: Vec<String> = wanted.iter().map(|text| (*text).to_owned()).collect();
-            verifier.audiences(&claims(), &wanted).ok()
+            verifier.audiences(&claims().aud, &wanted).ok()
         };
         assert_eq!(check(&[]), Some(vec![ISSUER.to_owned()]));
         assert_eq!(check(&["vault", ISSUER]), Some(vec![ISSUER.to_owned()]));

@@ -7,6 +7,7 @@ pub mod objects;
 pub mod reconcile;
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     sync::{Arc, atomic::Ordering},
     time::Duration,
@@ -68,14 +69,43 @@ pub fn own_address(flags: &Flags) -> SocketAddr {
 }
 
 fn settings(flags: &Flags) -> Settings {
-    let client_ca = flags.serving.client_ca_file.as_ref().and_then(|path| match std::fs::read_to_string(path) {
-        Ok(pem) => Some(pem),
-        Err(why) => {
-            tracing::warn!(path = %path.display(), %why, "client CA not published");
-            None
+    Settings {
+        secure_port: flags.port(),
+        service_ranges: flags.services.service_cluster_ip_range.clone(),
+        authentication: authentication(flags),
+        day: Timestamp::now().strftime("%Y-%m-%d").to_string(),
+    }
+}
+
+/// Lists are published as JSON in a text, as upstream does.
+fn authentication(flags: &Flags) -> BTreeMap<String, String> {
+    let proxy = &flags.authentication.proxy;
+    let mut published = BTreeMap::new();
+    for (key, path) in [
+        ("client-ca-file", &flags.serving.client_ca_file),
+        ("requestheader-client-ca-file", &proxy.requestheader_client_ca_file),
+    ] {
+        let Some(path) = path else { continue };
+        match std::fs::read_to_string(path) {
+            Ok(pem) => published.insert(key.to_owned(), pem),
+            Err(why) => {
+                tracing::warn!(path = %path.display(), %why, "an authority is not published");
+                continue;
+            }
+        };
+    }
+    if proxy.requestheader_client_ca_file.is_some() {
+        for (key, names) in [
+            ("requestheader-allowed-names", &proxy.requestheader_allowed_names),
+            ("requestheader-username-headers", &proxy.requestheader_username_headers),
+            ("requestheader-uid-headers", &proxy.requestheader_uid_headers),
+            ("requestheader-group-headers", &proxy.requestheader_group_headers),
+            ("requestheader-extra-headers-prefix", &proxy.requestheader_extra_headers_prefix),
+        ] {
+            published.insert(key.to_owned(), json!(names).to_string());
         }
-    });
-    Settings { secure_port: flags.port(), service_ranges: flags.services.service_cluster_ip_range.clone(), client_ca }
+    }
+    published
 }
 
 /// The address from which this machine reaches others. Connecting a datagram socket sends nothing.

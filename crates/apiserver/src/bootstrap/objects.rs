@@ -1,7 +1,10 @@
 //! The objects that stand in every cluster, as data: what is wanted, and how much of it an
 //! administrator may have changed.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
 use api_types::{
     Object, Resource,
@@ -64,8 +67,10 @@ pub struct Settings {
     pub secure_port: u16,
     /// One range, or one of each family; the first gives the `kubernetes` Service its address.
     pub service_ranges: Vec<IpNet>,
-    /// PEM of the CA of client certificates, published to extension apiservers.
-    pub client_ca: Option<String>,
+    /// How clients are known here, published to extension apiservers: authorities (PEM) and headers.
+    pub authentication: BTreeMap<String, String>,
+    /// Today, as `2026-01-31`.
+    pub day: String,
 }
 
 /// Namespaces first: the others live in them.
@@ -86,6 +91,7 @@ pub fn objects(settings: &Settings) -> Vec<Wanted> {
     wanted.push(kubernetes_service(settings));
     wanted.push(service_cidr(settings));
     wanted.push(extension_authentication(settings));
+    wanted.push(legacy_token_tracking(settings));
     wanted
 }
 
@@ -319,17 +325,24 @@ fn service_cidr(settings: &Settings) -> Wanted {
 }
 
 fn extension_authentication(settings: &Settings) -> Wanted {
-    let mut data = json!({});
-    if let Some(pem) = &settings.client_ca {
-        data["client-ca-file"] = json!(pem);
-    }
     let object = json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
-        "data": data,
+        "data": settings.authentication,
     });
     Wanted::new(core::ConfigMap::RESOURCE, object, Insist::Fields(&["data"]))
+}
+
+/// Since when uses of tokens that never expire have been noted: what is unused for long is measured from there.
+fn legacy_token_tracking(settings: &Settings) -> Wanted {
+    let object = json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "kube-apiserver-legacy-service-account-token-tracking", "namespace": "kube-system"},
+        "data": {"since": settings.day},
+    });
+    Wanted::new(core::ConfigMap::RESOURCE, object, Insist::Existence)
 }
 
 #[cfg(test)]
@@ -340,7 +353,8 @@ mod tests {
         Settings {
             secure_port: 6443,
             service_ranges: vec!["10.96.0.0/16".parse().expect("a range")],
-            client_ca: Some("PEM".to_owned()),
+            authentication: BTreeMap::from([("client-ca-file".to_owned(), "PEM".to_owned())]),
+            day: "2026-01-31".to_owned(),
         }
     }
 

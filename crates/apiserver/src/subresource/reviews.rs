@@ -28,15 +28,15 @@ pub fn token(call: Call, mut review: Value) -> Reply {
             return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
         }
         let audiences = texts(&review["spec"]["audiences"]);
-        review["status"] = match call.server.authenticator.review(token, &audiences) {
-            Ok((user, good_for)) => {
-                let mut status = json!({"authenticated": true, "user": user_info(&user.authenticated())});
+        review["status"] = match call.server.authenticator.review(token, &audiences).await {
+            Ok(found) => {
+                let mut status = json!({"authenticated": true, "user": user_info(&found.user.authenticated())});
                 if !audiences.is_empty() {
-                    status["audiences"] = json!(good_for);
+                    status["audiences"] = json!(found.audiences);
                 }
                 status
             }
-            Err(why) => json!({"user": {}, "error": format!("[invalid bearer token, {why}]")}),
+            Err(why) => json!({"user": {}, "error": why}),
         };
         Ok(Answer::created(review))
     })

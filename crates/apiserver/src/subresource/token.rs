@@ -7,6 +7,7 @@ use api_types::{
     jiff::{SignedDuration, Timestamp},
     k8s::core,
 };
+use daemon::reload::Reloading;
 use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
@@ -21,12 +22,15 @@ use crate::{
 const DEFAULT_S: i64 = 3600;
 const MIN_S: i64 = 600;
 const MAX_S: i64 = 1 << 32;
+/// What a kubelet asks for when the pod did not choose: such a token may be extended.
+const EXTENDABLE_S: i64 = 3607;
+const EXTENDED_S: i64 = 365 * 24 * 3600;
 
 pub fn request(call: Call, mut request: Value) -> BoxFuture<'static, Result<Answer, ApiError>> {
     Box::pin(async move {
         let account_key = key(&call);
         let server = call.server.clone();
-        let Some(issuer) = &server.issuer else {
+        let Some(issuer) = server.issuer.as_ref().map(Reloading::current) else {
             return Err(ApiError::unknown_resource());
         };
         place(&mut request, &account_key)?;
@@ -55,10 +59,18 @@ pub fn request(call: Call, mut request: Value) -> BoxFuture<'static, Result<Answ
             bind(&call, &spec["boundObjectRef"], &mut bound).await?;
         }
         let now = Timestamp::now();
-        let claims = claims(spec, bound, issuer.issuer(), now, uuid::Uuid::new_v4().to_string());
+        let flags = &server.flags.tokens;
+        if let Some(most) = flags.service_account_max_token_expiration {
+            let most_s = i64::try_from(most.as_secs()).unwrap_or(MAX_S);
+            spec["expirationSeconds"] = json!(spec["expirationSeconds"].as_i64().unwrap_or(DEFAULT_S).min(most_s));
+        }
+        let mut claims = claims(spec, bound, issuer.issuer(), now, uuid::Uuid::new_v4().to_string());
+        let expires = Timestamp::from_second(claims.exp).unwrap_or(now + SignedDuration::from_secs(DEFAULT_S));
+        if flags.service_account_extend_token_expiration {
+            extend(&mut claims, issuer.api_audiences());
+        }
         let token =
             issuer.sign(&claims).map_err(|why| ApiError::internal(format!("failed to generate token: {why}")))?;
-        let expires = Timestamp::from_second(claims.exp).unwrap_or(now + SignedDuration::from_secs(DEFAULT_S));
         let time = |at: Timestamp| at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
         request["metadata"]["creationTimestamp"] = json!(time(now));
         request["status"] = json!({"token": token, "expirationTimestamp": time(expires)});
@@ -145,6 +157,18 @@ fn claims(spec: &Value, bound: Bound, issuer: &str, now: Timestamp, jti: String)
         jti,
         sub: service_account_name(&bound.namespace, &bound.serviceaccount.name),
         bound,
+    }
+}
+
+/// A pod's token for the apiserver holds for a year, for clients that never read it again. It says when they should
+/// have, and the kubelet, which is told nothing of the year, replaces it in time.
+///
+/// Source: KEP-1205; `--service-account-extend-token-expiration`.
+fn extend(claims: &mut Claims, own_audiences: &[String]) {
+    let is_ours = claims.aud.iter().all(|audience| own_audiences.contains(audience));
+    if claims.exp - claims.iat == EXTENDABLE_S && claims.bound.pod.is_some() && is_ours {
+        claims.bound.warnafter = Some(claims.exp);
+        claims.exp = claims.iat + EXTENDED_S;
     }
 }
 
@@ -238,6 +262,25 @@ mod tests {
             ("system:serviceaccount:ns:sa", &["vault".to_owned()][..])
         );
         assert_eq!(claims.jti, "j");
+    }
+
+    #[test]
+    fn only_a_pods_unchosen_token_for_us_is_extended() {
+        let own = ["api".to_owned()];
+        for (seconds, audience, is_pods, expected) in [
+            (3607, "api", true, 1000 + EXTENDED_S),
+            (3600, "api", true, 4600),
+            (3607, "vault", true, 4607),
+            (3607, "api", false, 4607),
+        ] {
+            let pod = is_pods.then(Reference::default);
+            let bound = Bound { pod, ..Bound::default() };
+            let mut claims =
+                Claims { aud: vec![audience.to_owned()], iat: 1000, exp: 1000 + seconds, bound, ..Claims::default() };
+            extend(&mut claims, &own);
+            assert_eq!(claims.exp, expected, "{seconds} {audience} {is_pods}");
+            assert_eq!(claims.bound.warnafter, (expected > 5000).then_some(4607));
+        }
     }
 
     struct OnePod;

@@ -30,7 +30,10 @@ use tokio::{io::copy_bidirectional, net::TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::codec::body::{self, Body, BodyError};
+use crate::{
+    authn::without_websocket_bearer,
+    codec::body::{self, Body, BodyError},
+};
 
 /// For the connection, and again for TLS on it.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
@@ -279,7 +282,10 @@ fn forwarded(headers: &HeaderMap) -> HeaderMap {
                 .iter()
                 .any(|prefix| text.starts_with(prefix))
     };
-    headers.iter().filter(|(name, _)| goes_on(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    let mut left: HeaderMap =
+        headers.iter().filter(|(name, _)| goes_on(name)).map(|(name, value)| (name.clone(), value.clone())).collect();
+    without_websocket_bearer(&mut left);
+    left
 }
 
 /// Keeps our credentials and our place in the network from being used against the control
