@@ -19,7 +19,7 @@ use crate::{
     journal::Journal,
     namespace, node_ipam, node_lifecycle, pod_gc, quota,
     reconcile::{self, Controller, Means},
-    replica_set, replication_controller, role_aggregation, root_ca, service_account,
+    replica_set, replication_controller, request_cleaner, role_aggregation, root_ca, service_account,
     settings::Settings,
     signing, stateful_set, storage_protection, taint_eviction, ttl_after_finished,
 };
@@ -49,6 +49,7 @@ pub static ALL: &[&Controller] = &[
     &quota::CONTROLLER,
     &signing::SIGNING,
     &signing::APPROVING,
+    &request_cleaner::CONTROLLER,
     &storage_protection::CLAIMS,
     &storage_protection::VOLUMES,
     &storage_protection::ATTRIBUTE_CLASSES,

@@ -10,12 +10,13 @@ use api_types::{
 use client::{Client, Error, Patch, Recorder, api};
 use futures::{StreamExt, stream};
 use http::Method;
-use pki::{Ca, Request};
+use pki::Request;
 use serde_json::Value;
 
 use crate::{
     action::{Action, Guard, Outcome, Write},
     plan::{Failure, FailureKind},
+    settings::Signers,
 };
 
 /// Creations begin one at a time and double while they succeed, so that what is refused is refused
@@ -31,7 +32,7 @@ pub struct Executor {
     /// Reads past the caches: may list everything, which what a controller acts as may not.
     reader: Client,
     recorder: Recorder,
-    signer: Option<Arc<Ca>>,
+    signers: Arc<Signers>,
 }
 
 /// What the server said to the actions of a turn.
@@ -62,11 +63,11 @@ pub enum Trace {
 
 impl Executor {
     pub fn new(client: Client, reader: Client, recorder: Recorder) -> Self {
-        Self { client, reader, recorder, signer: None }
+        Self { client, reader, recorder, signers: Arc::default() }
     }
     /// Lets it sign certificates.
-    pub fn with_signer(self, signer: Option<Arc<Ca>>) -> Self {
-        Self { signer, ..self }
+    pub fn with_signers(self, signers: Arc<Signers>) -> Self {
+        Self { signers, ..self }
     }
 
     /// Does `actions` in their order; see [`crate::plan::Plan`].
@@ -167,7 +168,8 @@ impl Executor {
     /// The request with its certificate.
     fn certify(&self, csr: &CertificateSigningRequest, lifetime: Duration) -> Result<Value, Error> {
         let undone = |why: String| Error::Decode { what: format!("certificate for {}", csr.name()), why };
-        let signer = self.signer.as_ref().ok_or_else(|| undone("there is no signer".to_owned()))?;
+        let signer = self.signers.of(&csr.spec.signer_name).ok_or_else(|| undone("there is no signer".to_owned()))?;
+        let signer = signer.load().map_err(|error| undone(error.to_string()))?;
         let request = Request::parse(&String::from_utf8_lossy(&csr.spec.request.0));
         let usages = csr.spec.usages.as_deref().unwrap_or_default();
         let pem = request.and_then(|request| signer.sign(request, usages, lifetime));

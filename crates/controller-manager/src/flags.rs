@@ -6,9 +6,11 @@ use anyhow::Context;
 use clap::Parser;
 use daemon::{ClientFlags, LeaderElectionFlags, LogFlags, ServingFlags, flags::duration};
 use ipnet::IpNet;
-use pki::Ca;
 
-use crate::settings::Settings;
+use crate::{
+    settings::{Authority, Settings, Signers},
+    signing,
+};
 
 /// Runs the controllers of a cluster.
 #[derive(Debug, Parser)]
@@ -45,10 +47,27 @@ pub struct Flags {
     /// Accepted for upstream's sake: token Secrets are not made.
     #[arg(long)]
     pub service_account_private_key_file: Option<PathBuf>,
-    #[arg(long)]
+    /// Signs for every signer that has no authority of its own below.
+    #[arg(long, requires = "cluster_signing_key_file")]
     pub cluster_signing_cert_file: Option<PathBuf>,
-    #[arg(long)]
+    #[arg(long, requires = "cluster_signing_cert_file")]
     pub cluster_signing_key_file: Option<PathBuf>,
+    #[arg(long, requires = "cluster_signing_kubelet_serving_key_file")]
+    pub cluster_signing_kubelet_serving_cert_file: Option<PathBuf>,
+    #[arg(long, requires = "cluster_signing_kubelet_serving_cert_file")]
+    pub cluster_signing_kubelet_serving_key_file: Option<PathBuf>,
+    #[arg(long, requires = "cluster_signing_kubelet_client_key_file")]
+    pub cluster_signing_kubelet_client_cert_file: Option<PathBuf>,
+    #[arg(long, requires = "cluster_signing_kubelet_client_cert_file")]
+    pub cluster_signing_kubelet_client_key_file: Option<PathBuf>,
+    #[arg(long, requires = "cluster_signing_kube_apiserver_client_key_file")]
+    pub cluster_signing_kube_apiserver_client_cert_file: Option<PathBuf>,
+    #[arg(long, requires = "cluster_signing_kube_apiserver_client_cert_file")]
+    pub cluster_signing_kube_apiserver_client_key_file: Option<PathBuf>,
+    #[arg(long, requires = "cluster_signing_legacy_unknown_key_file")]
+    pub cluster_signing_legacy_unknown_cert_file: Option<PathBuf>,
+    #[arg(long, requires = "cluster_signing_legacy_unknown_cert_file")]
+    pub cluster_signing_legacy_unknown_key_file: Option<PathBuf>,
     #[arg(long, default_value = "8760h", value_parser = duration)]
     pub cluster_signing_duration: Duration,
     /// A node that is silent for this long is Unknown.
@@ -113,16 +132,12 @@ impl Flags {
                 .with_context(|| format!("--root-ca-file {}: give a readable PEM file", file.display()))?,
             None => String::new(),
         };
-        let signer = match (&self.cluster_signing_cert_file, &self.cluster_signing_key_file) {
-            (Some(certificate), Some(key)) => {
-                let ca =
-                    Ca::load(certificate, key).context("--cluster-signing-cert-file and --cluster-signing-key-file")?;
-                Some(Arc::new(ca))
-            }
-            _ => None,
-        };
+        let signers = self.signers();
+        for authority in signers.all() {
+            authority.load().context("--cluster-signing-…-cert-file and -key-file")?;
+        }
         Ok(Settings {
-            signer,
+            signers: Arc::new(signers),
             signing_longest: self.cluster_signing_duration,
             cluster_cidrs: if self.allocate_node_cidrs { self.cluster_cidr.clone() } else { Vec::new() },
             node_mask_bits_ipv4: self.node_cidr_mask_size_ipv4.unwrap_or(self.node_cidr_mask_size),
@@ -132,6 +147,39 @@ impl Flags {
             node_monitor_grace_period: self.node_monitor_grace_period,
             terminated_pods_max: self.terminated_pod_gc_threshold,
         })
+    }
+
+    fn signers(&self) -> Signers {
+        let authority = |certificate: &Option<PathBuf>, key: &Option<PathBuf>| {
+            Some(Authority { certificate: certificate.clone()?, key: key.clone()? })
+        };
+        let own = [
+            (
+                signing::KUBELET_SERVING,
+                &self.cluster_signing_kubelet_serving_cert_file,
+                &self.cluster_signing_kubelet_serving_key_file,
+            ),
+            (
+                signing::KUBELET_CLIENT,
+                &self.cluster_signing_kubelet_client_cert_file,
+                &self.cluster_signing_kubelet_client_key_file,
+            ),
+            (
+                signing::CLIENT,
+                &self.cluster_signing_kube_apiserver_client_cert_file,
+                &self.cluster_signing_kube_apiserver_client_key_file,
+            ),
+            (
+                signing::LEGACY,
+                &self.cluster_signing_legacy_unknown_cert_file,
+                &self.cluster_signing_legacy_unknown_key_file,
+            ),
+        ];
+        let own = own.into_iter().filter_map(|(name, certificate, key)| Some((name, authority(certificate, key)?)));
+        Signers {
+            general: authority(&self.cluster_signing_cert_file, &self.cluster_signing_key_file),
+            of_signer: own.collect(),
+        }
     }
 
     /// Whether `--controllers` wants the one called `name`; an exact word goes before `*`.

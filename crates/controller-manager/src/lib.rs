@@ -30,6 +30,7 @@ mod quota;
 mod reconcile;
 mod replica_set;
 mod replication_controller;
+mod request_cleaner;
 mod revisions;
 mod role_aggregation;
 mod root_ca;

@@ -114,7 +114,7 @@ mod tests {
             service_cidrs: vec![service.parse().unwrap()],
             root_ca: String::new(),
             node_monitor_grace_period: Duration::from_secs(50),
-            signer: None,
+            signers: Arc::default(),
             signing_longest: Duration::ZERO,
             terminated_pods_max: 1,
         };

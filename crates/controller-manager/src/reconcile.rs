@@ -61,7 +61,7 @@ pub async fn run(controller: &'static Controller, queue: Queue<Key>, means: Mean
         controller,
         queue: queue.clone(),
         executor: Executor::new(means.client.clone(), means.reader.clone(), recorder)
-            .with_signer(means.settings.signer.clone()),
+            .with_signers(means.settings.signers.clone()),
         means,
         memory: Mutex::default(),
     });

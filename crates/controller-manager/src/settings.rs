@@ -1,9 +1,9 @@
 //! What the operator has chosen, as the decisions need it.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
-use pki::Ca;
+use pki::{Ca, PkiError};
 
 /// Given to every decision; read once at start.
 #[derive(Clone)]
@@ -18,10 +18,43 @@ pub struct Settings {
     pub root_ca: String,
     /// A node that was silent for this long is Unknown.
     pub node_monitor_grace_period: Duration,
-    /// Signs certificates that were asked for; `None`: none are signed.
-    pub signer: Option<Arc<Ca>>,
+    /// Sign certificates that were asked for.
+    pub signers: Arc<Signers>,
     /// No certificate lives longer.
     pub signing_longest: Duration,
     /// Pods that have ended and nobody deletes: how many may be kept.
     pub terminated_pods_max: usize,
+}
+
+/// The authorities that sign requests, by their files: read at each signature, so that a new authority needs
+/// no restart.
+#[derive(Debug, Default)]
+pub struct Signers {
+    /// Signs whatever has none of its own.
+    pub general: Option<Authority>,
+    /// By the signer's name in the API.
+    pub of_signer: Vec<(&'static str, Authority)>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Authority {
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+}
+
+impl Signers {
+    pub fn of(&self, signer: &str) -> Option<&Authority> {
+        let own = self.of_signer.iter().find(|(name, _)| *name == signer).map(|(_, authority)| authority);
+        own.or(self.general.as_ref())
+    }
+
+    pub fn all(&self) -> impl Iterator<Item = &Authority> {
+        self.general.iter().chain(self.of_signer.iter().map(|(_, authority)| authority))
+    }
+}
+
+impl Authority {
+    pub fn load(&self) -> Result<Ca, PkiError> {
+        Ca::load(&self.certificate, &self.key)
+    }
 }

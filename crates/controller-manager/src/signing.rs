@@ -22,10 +22,10 @@ use crate::{
     reconcile::Controller,
 };
 
-const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
-const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
-const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
-const LEGACY: &str = "kubernetes.io/legacy-unknown";
+pub const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
+pub const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
+pub const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
+pub const LEGACY: &str = "kubernetes.io/legacy-unknown";
 const NODES: &str = "system:nodes";
 const NODE_PREFIX: &str = "system:node:";
 /// Would be more than any role.
@@ -80,7 +80,8 @@ fn view(world: &World<'_>, turn: &Turn<'_>) -> Option<View> {
         alternative_names: request.alternative_names(),
     });
     let settings = world.settings;
-    Some(View { csr, asked, longest: settings.signing_longest, can_sign: settings.signer.is_some(), now: turn.now })
+    let can_sign = settings.signers.of(&csr.spec.signer_name).is_some();
+    Some(View { csr, asked, longest: settings.signing_longest, can_sign, now: turn.now })
 }
 
 fn has(csr: &CertificateSigningRequest, condition: &str) -> bool {
