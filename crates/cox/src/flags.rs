@@ -52,6 +52,19 @@ pub enum Command {
     /// Make, check and renew the certificates of a cluster. Needs no apiserver.
     #[command(subcommand)]
     Certs(Certs),
+    /// Examine the daemons of this machine. Needs no apiserver.
+    #[command(subcommand)]
+    Doctor(Doctor),
+}
+
+#[derive(Subcommand)]
+pub enum Doctor {
+    /// By the items of the CIS Kubernetes Benchmark; fails if one is broken.
+    Security {
+        /// Only daemons whose files are in this folder, such as a cluster's --dir.
+        #[arg(long)]
+        dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Subcommand)]

@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::{
-    flags::{Cli, Command},
+    flags::{Cli, Command, Doctor},
     server::Server,
 };
 
@@ -34,11 +34,14 @@ async fn main() -> ExitCode {
 }
 
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    if let Command::Certs(command) = cli.command {
-        return commands::certs::run(command).await;
-    }
+    // What needs no server.
+    let command = match cli.command {
+        Command::Certs(command) => return commands::certs::run(command).await,
+        Command::Doctor(Doctor::Security { dir }) => return commands::doctor::security(dir.as_deref()),
+        command => command,
+    };
     let server = Server::connect(&cli.global).await?;
-    match cli.command {
+    match command {
         Command::Get(flags) => commands::get::run(&server, flags).await?,
         Command::Describe(flags) => commands::describe::run(&server, flags).await?,
         Command::Apply(flags) => commands::apply::run(&server, flags).await?,
@@ -50,7 +53,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rollout(flags) => commands::rollout::run(&server, flags).await?,
         Command::Wait(flags) => commands::wait::run(&server, flags).await?,
         Command::Why(flags) => commands::why::run(&server, flags).await?,
-        Command::Certs(_) => unreachable!("answered above, as it needs no server"),
+        Command::Certs(_) | Command::Doctor(_) => unreachable!("answered above"),
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@ pub mod certs;
 pub mod create;
 pub mod delete;
 pub mod describe;
+pub mod doctor;
 pub mod exec;
 pub mod get;
 pub mod logs;
