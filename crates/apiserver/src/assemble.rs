@@ -12,13 +12,14 @@ use crate::{
     authn,
     authz::{Authorizer, Mode},
     bootstrap,
-    flags::Flags,
+    flags::{Flags, Storage},
     health::Health,
     kinds::Kinds,
     metrics::Metrics,
     server::Server,
     store::{
         Store,
+        embedded::Embedded,
         etcd::{self, Etcd},
         timed::Timed,
     },
@@ -31,10 +32,9 @@ use crate::{
 /// cancelled the server drains, after a delay.
 pub async fn assemble(flags: Flags, terminating: CancellationToken, tasks: &TaskTracker) -> Result<Arc<Server>> {
     let shutdown = CancellationToken::new();
-    let etcd = Etcd::connect(etcd_config(&flags)?).await.context("--etcd-servers")?;
     let kinds = Arc::new(Kinds::built_in());
     let metrics = Metrics::default();
-    let store: Arc<dyn Store> = Arc::new(Timed::new(etcd.clone(), kinds.clone(), metrics.clone()));
+    let store: Arc<dyn Store> = Arc::new(Timed::new(store(&flags, tasks).await?, kinds.clone(), metrics.clone()));
     let cache = Arc::new(Cache::new(store.clone(), kinds.clone()));
     for name in flags.access.enable_admission_plugins.iter().chain(&flags.access.disable_admission_plugins) {
         anyhow::ensure!(admission::is_known(name), "admission plugin {name:?} is not one of this server's");
@@ -71,11 +71,6 @@ pub async fn assemble(flags: Flags, terminating: CancellationToken, tasks: &Task
     });
     let drained = server.drained.clone();
     tasks.spawn(async move { cache.run(drained).await });
-    tasks.spawn(async move {
-        if let Err(error) = etcd.check_version().await {
-            tracing::warn!(%error, "etcd's version is not known");
-        }
-    });
     tasks.spawn(tasks::drain(server.clone()));
     // The Service `kubernetes` leads elsewhere before this server stops to listen.
     tasks.spawn(bootstrap::run(server.clone(), server.terminating.clone()));
@@ -103,6 +98,22 @@ fn kubelet_files(flags: &Flags) -> KubeletFiles {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+async fn store(flags: &Flags, tasks: &TaskTracker) -> Result<Arc<dyn Store>> {
+    if flags.storage.storage == Storage::Embedded {
+        let folder = flags.storage.data_dir.as_deref().context("--storage=embedded needs --data-dir")?;
+        return Ok(Arc::new(Embedded::open(folder).await.context("--data-dir")?));
+    }
+    anyhow::ensure!(!flags.etcd.etcd_servers.is_empty(), "--etcd-servers says where etcd is");
+    let etcd = Etcd::connect(etcd_config(flags)?).await.context("--etcd-servers")?;
+    let checked = etcd.clone();
+    tasks.spawn(async move {
+        if let Err(error) = checked.check_version().await {
+            tracing::warn!(%error, "etcd's version is not known");
+        }
+    });
+    Ok(Arc::new(etcd))
 }
 
 fn etcd_config(flags: &Flags) -> Result<etcd::Config> {

@@ -10,7 +10,7 @@ use crate::{allocate::range::Ports, audit::flags::AuditFlags, authn::flags::Auth
 
 pub const DEFAULT_PORT: u16 = 6443;
 
-/// kube-apiserver: the cluster's API over HTTPS, its state in etcd.
+/// kube-apiserver: the cluster's API over HTTPS, its state in etcd or in a file of its own.
 #[derive(Clone, Debug, Parser)]
 #[command(name = "kube-apiserver", version)]
 pub struct Flags {
@@ -18,6 +18,8 @@ pub struct Flags {
     pub serving: ServingFlags,
     #[command(flatten)]
     pub log: LogFlags,
+    #[command(flatten)]
+    pub storage: StorageFlags,
     #[command(flatten)]
     pub etcd: EtcdFlags,
     #[command(flatten)]
@@ -53,10 +55,28 @@ impl Flags {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Storage {
+    #[value(alias = "etcd3")]
+    Etcd,
+    /// A file of this process.
+    Embedded,
+}
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct StorageFlags {
+    /// Where objects are kept; upstream's name of the flag is `--storage-backend`.
+    #[arg(long, alias = "storage-backend", value_enum, default_value = "etcd")]
+    pub storage: Storage,
+    /// The folder of the embedded store; no two apiservers may share it.
+    #[arg(long, required_if_eq("storage", "embedded"))]
+    pub data_dir: Option<PathBuf>,
+}
+
 #[derive(Clone, Debug, clap::Args)]
 pub struct EtcdFlags {
     /// `https://host:port`, separated by commas.
-    #[arg(long, value_delimiter = ',', required = true)]
+    #[arg(long, value_delimiter = ',', required_unless_present = "data_dir")]
     pub etcd_servers: Vec<String>,
     #[arg(long)]
     pub etcd_cafile: Option<PathBuf>,

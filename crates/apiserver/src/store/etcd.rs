@@ -1,17 +1,19 @@
-//! The store on etcd, over mutual TLS: the one file that knows etcd's API. A write whose
-//! outcome is unknown is tried again; a compare-and-swap can happen only once, so what
-//! the second try finds tells how the first one ended.
+//! The store on etcd, over mutual TLS: the one file that knows etcd's API. Whether a write
+//! that was not answered happened is read in the history before it is tried again.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, Event, EventType, GetOptions, Identity, KvClient,
-    PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse, WatchClient, WatchOptions, WatchResponse,
+    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, Event, EventType, GetOptions, GetResponse,
+    Identity, KvClient, PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse, WatchClient, WatchOptions, WatchResponse,
 };
 use tokio::sync::{Mutex, mpsc};
 
@@ -47,19 +49,30 @@ const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Batches that may wait for the watch cache.
 const WATCH_BUFFER: usize = 256;
-/// One lease serves all keys of about the same end; upstream's figures.
-const LEASE_REUSE: Duration = Duration::from_secs(60);
+/// One lease serves all keys of about the same end: it runs longer than asked by this part of the time, at most
+/// by so many seconds. Upstream's figures.
+const LEASE_REUSE_PART: i64 = 20;
+const LEASE_REUSE_MAX_S: i64 = 60;
 const LEASE_KEYS_MAX: u32 = 1000;
 /// Older versions may reorder or lose watch events (etcd's CHANGELOG-3.5).
 const VERSION_MIN: (u32, u32, u32) = (3, 5, 13);
 
 #[derive(Clone)]
 pub struct Etcd {
+    members: Arc<[Member]>,
+    /// The member that is asked.
+    current: Arc<AtomicUsize>,
+    /// The newest revision that an answer has told of: what is asked from now on happens after it.
+    seen: Arc<AtomicU64>,
+    prefix: String,
+    lease: Arc<Mutex<Option<SharedLease>>>,
+}
+
+/// A connection of its own, so that a dead member is left alone as soon as it is found out.
+struct Member {
     client: Client,
     kv: KvClient,
     watch: WatchClient,
-    prefix: String,
-    lease: Arc<Mutex<Option<SharedLease>>>,
 }
 
 struct SharedLease {
@@ -84,16 +97,24 @@ impl Etcd {
                     .identity(Identity::from_pem(tls.cert_pem, tls.key_pem)),
             );
         }
-        let client = Client::connect(&config.endpoints, Some(options)).await.map_err(|error| refused(&error))?;
+        let mut members = Vec::new();
+        for endpoint in &config.endpoints {
+            let client = Client::connect([endpoint], Some(options.clone())).await.map_err(|error| refused(&error))?;
+            let kv = client.kv_client().max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
+            let watch = client.watch_client().max_decoding_message_size(usize::MAX);
+            members.push(Member { client, kv, watch });
+        }
+        if members.is_empty() {
+            return Err(StoreError::Failed("no endpoint of etcd is given".to_owned()));
+        }
         let prefix = format!("/{}/", config.prefix.trim_matches('/'));
-        let kv = client.kv_client().max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
-        let watch = client.watch_client().max_decoding_message_size(usize::MAX);
-        Ok(Self { client, kv, watch, prefix, lease: Arc::default() })
+        let (current, seen, lease) = Default::default();
+        Ok(Self { members: members.into(), current, seen, prefix, lease })
     }
 
     /// Says so in the log if this etcd is known to be unsafe.
     pub async fn check_version(&self) -> Result<(), StoreError> {
-        let status = call(self.client.maintenance_client().status()).await?;
+        let status = call(self.member().1.client.maintenance_client().status()).await?;
         let is_old = version(status.version()).is_some_and(|version| version < VERSION_MIN);
         if is_old {
             let (major, minor, patch) = VERSION_MIN;
@@ -105,44 +126,101 @@ impl Etcd {
         Ok(())
     }
 
+    fn member(&self) -> (usize, &Member) {
+        let index = self.current.load(Ordering::Relaxed);
+        (index, &self.members[index])
+    }
+
+    /// The member does not answer: the next one is asked from now on.
+    fn gave_up(&self, index: usize) {
+        let next = (index + 1) % self.members.len();
+        // Otherwise somebody else has found it out.
+        let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Asks one member, once.
+    async fn once<T, F: Future<Output = Result<T, Error>>>(
+        &self,
+        ask: impl FnOnce(&Member) -> F,
+    ) -> Result<T, StoreError> {
+        let (index, member) = self.member();
+        let result = call(ask(member)).await;
+        if matches!(result, Err(StoreError::Unavailable(_))) {
+            self.gave_up(index);
+        }
+        result
+    }
+
+    /// Asks until one member answers, each once more than there are members.
+    async fn read<F: Future<Output = Result<GetResponse, Error>>>(
+        &self,
+        ask: impl Fn(KvClient) -> F,
+    ) -> Result<GetResponse, StoreError> {
+        let mut tries = self.members.len();
+        loop {
+            match self.once(|member| ask(member.kv.clone())).await {
+                Err(StoreError::Unavailable(_)) if tries > 0 => {
+                    tries -= 1;
+                    tokio::time::sleep(RETRY_MIN).await;
+                }
+                result => {
+                    return result.inspect(|response| self.has_seen(response.header().map_or(0, |it| it.revision())));
+                }
+            }
+        }
+    }
+
+    fn has_seen(&self, revision: i64) {
+        self.seen.fetch_max(unsigned(revision), Ordering::AcqRel);
+    }
+
     fn full_key(&self, key: &str) -> String {
         format!("{}{key}", self.prefix)
     }
 
-    /// A lease that ends in `ttl_s` or up to [`LEASE_REUSE`] later.
+    /// A lease that ends in `ttl_s` or a little later.
     async fn lease(&self, ttl_s: i64) -> Result<i64, StoreError> {
+        let reuse_s = (ttl_s / LEASE_REUSE_PART).min(LEASE_REUSE_MAX_S);
         let mut slot = self.lease.lock().await;
         if let Some(lease) = slot.as_mut()
             && lease.ttl_s == ttl_s
-            && lease.granted.elapsed() < LEASE_REUSE
+            && lease.granted.elapsed().as_secs() < unsigned(reuse_s)
             && lease.keys < LEASE_KEYS_MAX
         {
             lease.keys += 1;
             return Ok(lease.id);
         }
-        let reuse_s = i64::try_from(LEASE_REUSE.as_secs()).expect("a minute fits");
-        let granted = call(self.client.lease_client().grant(ttl_s + reuse_s, None)).await?;
+        let granted = self.once(|member| {
+            let mut leases = member.client.lease_client();
+            async move { leases.grant(ttl_s + reuse_s, None).await }
+        });
+        let granted = granted.await?;
         *slot = Some(SharedLease { id: granted.id(), ttl_s, granted: Instant::now(), keys: 1 });
         Ok(granted.id())
     }
 
-    /// One compare-and-swap. `Err(Conflict)` comes with what was found, if anything.
-    async fn swap(&self, key: &str, expected: u64, then: TxnOp) -> Result<Swap, StoreError> {
+    /// One compare-and-swap. Returns the revision of the change.
+    async fn swap(&self, key: &str, expected: u64, then: TxnOp) -> Result<u64, StoreError> {
         let full = self.full_key(key);
         let txn = Txn::new()
             .when([Compare::mod_revision(full.clone(), CompareOp::Equal, signed(expected))])
             .and_then([then])
-            .or_else([TxnOp::get(full, None)]);
-        let response = call(self.kv.clone().txn(txn)).await?;
-        let revision = unsigned(response.header().map_or(0, |header| header.revision()));
+            .or_else([TxnOp::get(full, Some(GetOptions::new().with_keys_only()))]);
+        let asked = self.once(|member| {
+            let mut kv = member.kv.clone();
+            async move { kv.txn(txn).await }
+        });
+        let response = asked.await?;
+        let revision = response.header().map_or(0, |header| header.revision());
+        self.has_seen(revision);
         if response.succeeded() {
-            return Ok(Swap::Done { revision });
+            return Ok(unsigned(revision));
         }
         let found = match response.op_responses().into_iter().next() {
-            Some(TxnOpResponse::Get(mut get)) => get.take_kvs().pop().map(|kv| self.record(kv)),
-            _ => None,
+            Some(TxnOpResponse::Get(mut get)) => get.take_kvs().pop().map_or(0, |kv| unsigned(kv.mod_revision())),
+            _ => 0,
         };
-        Ok(Swap::Lost { found: found.flatten(), revision })
+        Err(StoreError::Conflict { key: key.to_owned(), expected, found })
     }
 
     /// `None`: not a key of ours.
@@ -153,46 +231,73 @@ impl Etcd {
         Some(Record { key, value: value.into(), revision })
     }
 
-    /// Tries a swap until its outcome is known. `is_ours` recognises an earlier try's success in what was found.
-    async fn write(
+    /// Tries a swap until its outcome is known. `value`: what it writes; none if it deletes.
+    async fn write(&self, key: &str, expected: u64, then: TxnOp, value: Option<&Bytes>) -> Result<u64, StoreError> {
+        let before = self.seen.load(Ordering::Acquire);
+        let mut pause = RETRY_MIN;
+        let first = self.swap(key, expected, then.clone()).await;
+        let Err(StoreError::Unavailable(mut why)) = first else { return first };
+        for _ in 1..WRITE_TRIES {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+            // Before it is tried again: what was made and taken away since must not be made once more.
+            match self.happened(key, expected, value, before).await {
+                Ok(Some(revision)) => return Ok(revision),
+                Ok(None) => {}
+                Err(error) => {
+                    why = error.to_string();
+                    continue;
+                }
+            }
+            match self.swap(key, expected, then.clone()).await {
+                Err(StoreError::Unavailable(again)) => why = again,
+                // By an earlier try that arrived late, perhaps.
+                Err(conflict @ StoreError::Conflict { .. }) => {
+                    let happened = self.happened(key, expected, value, before).await;
+                    return happened.map_err(|error| StoreError::Unavailable(error.to_string()))?.ok_or(conflict);
+                }
+                known => return known,
+            }
+        }
+        Err(StoreError::Unavailable(why))
+    }
+
+    /// The revision at which the key went from `expected` to `value`, if it did after revision `before`. Two writers
+    /// that ask for the very same change are not told apart: it has happened for both.
+    async fn happened(
         &self,
         key: &str,
         expected: u64,
-        then: TxnOp,
-        is_ours: impl Fn(Option<&Record>) -> bool,
-    ) -> Result<u64, StoreError> {
-        let mut pause = RETRY_MIN;
-        for attempt in 1.. {
-            match self.swap(key, expected, then.clone()).await {
-                Ok(Swap::Done { revision }) => return Ok(revision),
-                Ok(Swap::Lost { found, revision }) if attempt > 1 && is_ours(found.as_ref()) => {
-                    return Ok(found.map_or(revision, |record| record.revision));
-                }
-                Ok(Swap::Lost { found, .. }) => {
-                    let found = found.map_or(0, |record| record.revision);
-                    return Err(StoreError::Conflict { key: key.to_owned(), expected, found });
-                }
-                Err(StoreError::Unavailable(_)) if attempt < WRITE_TRIES => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(RETRY_MAX);
-                }
-                Err(error) => return Err(error),
-            }
+        value: Option<&Bytes>,
+        before: u64,
+    ) -> Result<Option<u64>, StoreError> {
+        let now = self.revision().await?;
+        // Nothing was ever read: then nothing tells where the history that counts begins.
+        if before == 0 {
+            return Err(StoreError::Unavailable("etcd has never answered".to_owned()));
         }
-        unreachable!("the last attempt returns")
+        if now <= before {
+            return Ok(None);
+        }
+        let past = self.history(before, now).await?;
+        let ours = past.into_iter().find(|past| {
+            past.change.key == key
+                && past.previous.as_ref().map_or(0, |previous| previous.revision) == expected
+                && past.change.value.as_ref() == value
+        });
+        Ok(ours.map(|past| past.change.revision))
     }
-}
-
-enum Swap {
-    Done { revision: u64 },
-    Lost { found: Option<Record>, revision: u64 },
 }
 
 #[async_trait]
 impl Store for Etcd {
     async fn get(&self, key: &str) -> Result<Option<Record>, StoreError> {
-        let mut response = call(self.kv.clone().get(self.full_key(key), None)).await?;
-        Ok(response.take_kvs().pop().and_then(|kv| self.record(kv)))
+        let key = self.full_key(key);
+        let ask = |mut kv: KvClient| {
+            let key = key.clone();
+            async move { kv.get(key, None).await }
+        };
+        Ok(self.read(ask).await?.take_kvs().pop().and_then(|kv| self.record(kv)))
     }
 
     async fn range(&self, range: Range<'_>) -> Result<Page, StoreError> {
@@ -202,7 +307,11 @@ impl Store for Etcd {
             .with_range(end_of(&prefix))
             .with_limit(signed(range.limit))
             .with_revision(signed(range.revision));
-        let mut response = call(self.kv.clone().get(start, Some(options))).await?;
+        let ask = |mut kv: KvClient| {
+            let (start, options) = (start.clone(), options.clone());
+            async move { kv.get(start, Some(options)).await }
+        };
+        let mut response = self.read(ask).await?;
         let revision = unsigned(response.header().map_or(0, |header| header.revision()));
         let count = unsigned(response.count());
         let kvs = response.take_kvs();
@@ -213,29 +322,28 @@ impl Store for Etcd {
 
     async fn put(&self, key: &str, value: Bytes, expected: u64, ttl_s: Option<i64>) -> Result<u64, StoreError> {
         let full_key = self.full_key(key);
-        let is_ours = |found: Option<&Record>| found.is_some_and(|record| record.value == value);
         let put = |options| TxnOp::put(full_key.clone(), value.to_vec(), options);
-        let Some(ttl_s) = ttl_s else { return self.write(key, expected, put(None), is_ours).await };
+        let Some(ttl_s) = ttl_s else { return self.write(key, expected, put(None), Some(&value)).await };
         let lease = self.lease(ttl_s).await?;
-        match self.write(key, expected, put(Some(PutOptions::new().with_lease(lease))), is_ours).await {
+        match self.write(key, expected, put(Some(PutOptions::new().with_lease(lease))), Some(&value)).await {
             // etcd was restored from a backup that does not know it.
             Err(StoreError::Failed(why)) if why.contains("requested lease not found") => {
                 self.lease.lock().await.take_if(|shared| shared.id == lease);
                 let options = PutOptions::new().with_lease(self.lease(ttl_s).await?);
-                self.write(key, expected, put(Some(options)), is_ours).await
+                self.write(key, expected, put(Some(options)), Some(&value)).await
             }
             result => result,
         }
     }
 
     async fn delete(&self, key: &str, expected: u64) -> Result<u64, StoreError> {
-        let delete = TxnOp::delete(self.full_key(key), None);
-        self.write(key, expected, delete, |found| found.is_none()).await
+        self.write(key, expected, TxnOp::delete(self.full_key(key), None), None).await
     }
 
     async fn revision(&self) -> Result<u64, StoreError> {
-        let options = GetOptions::new().with_count_only();
-        let response = call(self.kv.clone().get(self.prefix.as_str(), Some(options))).await?;
+        let prefix = self.prefix.as_str();
+        let ask = |mut kv: KvClient| async move { kv.get(prefix, Some(GetOptions::new().with_count_only())).await };
+        let response = self.read(ask).await?;
         Ok(unsigned(response.header().map_or(0, |header| header.revision())))
     }
 
@@ -250,18 +358,23 @@ impl Store for Etcd {
     }
 
     async fn compact(&self, revision: u64) -> Result<(), StoreError> {
-        call(self.kv.clone().compact(signed(revision), None)).await.map(|_| ())
+        let compacted = self.once(|member| {
+            let mut kv = member.kv.clone();
+            async move { kv.compact(signed(revision), None).await }
+        });
+        compacted.await.map(|_| ())
     }
 }
 
 impl Etcd {
     /// Ends when the receiver is dropped or the watch cannot go on. All keys are watched, not only ours: then the
     /// watch is at etcd's revision whoever writes.
-    async fn follow(mut self, mut next: u64, sender: mpsc::Sender<Result<Batch, StoreError>>) {
+    async fn follow(self, mut next: u64, sender: mpsc::Sender<Result<Batch, StoreError>>) {
         let mut pause = RETRY_MIN;
         while !sender.is_closed() {
             let options = WatchOptions::new().with_all_keys().with_start_revision(signed(next));
-            match self.watch.watch("\0", Some(options)).await {
+            let (index, member) = self.member();
+            match member.watch.clone().watch("\0", Some(options)).await {
                 Ok(mut stream) => loop {
                     match tokio::select! { message = stream.message() => message, () = sender.closed() => return } {
                         Ok(Some(message)) if message.canceled() => {
@@ -277,6 +390,7 @@ impl Etcd {
                             pause = RETRY_MIN;
                             let Some(batch) = self.batch(&message) else { continue };
                             next = batch.revision + 1;
+                            self.seen.fetch_max(batch.revision, Ordering::AcqRel);
                             if sender.send(Ok(batch)).await.is_err() {
                                 return;
                             }
@@ -290,6 +404,7 @@ impl Etcd {
                 },
                 Err(error) => tracing::warn!(%error, revision = next, "cannot watch etcd"),
             }
+            self.gave_up(index);
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY_MAX);
         }
@@ -313,7 +428,7 @@ impl Etcd {
 
     async fn past(&self, after: u64, upto: u64) -> Result<Vec<Past>, StoreError> {
         let options = WatchOptions::new().with_all_keys().with_start_revision(signed(after + 1)).with_prev_key();
-        let mut watch = self.watch.clone();
+        let mut watch = self.member().1.watch.clone();
         let mut stream = watch.watch("\0", Some(options)).await.map_err(|error| refused(&error))?;
         let mut past = Vec::new();
         while let Some(message) = stream.message().await.map_err(|error| refused(&error))? {

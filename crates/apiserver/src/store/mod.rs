@@ -1,10 +1,11 @@
 //! The store: keys, bytes and revisions. Everything above speaks of objects, everything
-//! below of etcd; only [`etcd`] names it.
+//! below of etcd, which only [`etcd`] names, or of a file of this process ([`embedded`]).
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
+pub mod embedded;
 pub mod etcd;
 pub mod timed;
 
@@ -66,7 +67,7 @@ pub struct Batch {
     pub revision: u64,
 }
 
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another writer was first: the key exists (`expected` 0), is gone (`found` 0) or newer.
     #[error("{key} is at revision {found}, not {expected}")]

@@ -10,14 +10,14 @@ use tracing::Instrument;
 use super::{Batch, Page, Past, Range, Record, Store, StoreError};
 use crate::{kinds::Kinds, metrics::Metrics};
 
-pub struct Timed<S> {
-    store: S,
+pub struct Timed {
+    store: Arc<dyn Store>,
     kinds: Arc<Kinds>,
     metrics: Metrics,
 }
 
-impl<S: Store> Timed<S> {
-    pub fn new(store: S, kinds: Arc<Kinds>, metrics: Metrics) -> Self {
+impl Timed {
+    pub fn new(store: Arc<dyn Store>, kinds: Arc<Kinds>, metrics: Metrics) -> Self {
         Self { store, kinds, metrics }
     }
 
@@ -41,7 +41,7 @@ impl<S: Store> Timed<S> {
 }
 
 #[async_trait]
-impl<S: Store> Store for Timed<S> {
+impl Store for Timed {
     async fn get(&self, key: &str) -> Result<Option<Record>, StoreError> {
         self.timed("get", key, self.store.get(key)).await
     }
