@@ -65,6 +65,8 @@ impl Cluster {
 
     fn start(arguments: Vec<String>) -> Option<Self> {
         let binaries = binaries()?;
+        let storage = std::env::var("COXSWAIN_STORAGE").map(|storage| format!("--storage={storage}"));
+        let arguments = arguments.into_iter().chain(storage.ok()).collect();
         let folder = tempfile::Builder::new().prefix("coxswain-").tempdir().expect("a temporary folder");
         let cluster = Self { folder, binaries, arguments };
         cluster.up();

@@ -9,7 +9,10 @@ use std::{
 
 use anyhow::{Context, bail};
 
-use crate::{build::workspace, cluster::Shape};
+use crate::{
+    build::workspace,
+    cluster::{Shape, Storage},
+};
 
 /// One thing that must be there before we can go on.
 pub struct Need {
@@ -65,16 +68,17 @@ const UTIL_LINUX: Need =
 const PROCPS: Need = Need { probe: "sysctl", packages: &["procps"], why: "lets nodes forward packets, finds dockerd" };
 
 const BUILD: &[&Need] = &[&COMPILER, &MAKE, &PROTOC, &PROTOS];
-const CONTROL_PLANE: &[&Need] = &[&ETCD, &CURL, &UTIL_LINUX];
+const CONTROL_PLANE: &[&Need] = &[&CURL, &UTIL_LINUX];
 const NODE: &[&Need] = &[&DOCKER, &CNI, &NFT, &IPTABLES, &CONNTRACK, &IPROUTE, &PROCPS, &BUSYBOX];
 
-pub fn for_shape(shape: Shape) -> Vec<&'static Need> {
+pub fn for_cluster(shape: Shape, storage: Storage) -> Vec<&'static Need> {
     let node = if shape == Shape::ControlPlane { &[][..] } else { NODE };
-    [BUILD, CONTROL_PLANE, node].concat()
+    let store: &[&Need] = if storage == Storage::Etcd { &[&ETCD] } else { &[] };
+    [BUILD, CONTROL_PLANE, store, node].concat()
 }
 
 pub fn for_tests() -> Vec<&'static Need> {
-    [BUILD, CONTROL_PLANE, NODE, &[&PYTHON, &COMPOSE]].concat()
+    [BUILD, CONTROL_PLANE, NODE, &[&ETCD, &PYTHON, &COMPOSE]].concat()
 }
 
 /// Installs what is missing, or says what the user has to install.

@@ -14,7 +14,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::cluster::Shape;
+use crate::cluster::{Shape, Storage};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Build, run, test and measure Coxswain")]
@@ -62,9 +62,12 @@ struct UpFlags {
     /// Nodes in all; each beyond the first is a network namespace of its own.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=50))]
     nodes: u8,
-    /// Start etcd and the apiserver alone.
+    /// Start the apiserver and its store alone.
     #[arg(long)]
     control_plane_only: bool,
+    /// Where objects are kept; etcd if nothing is said.
+    #[arg(long, value_enum)]
+    storage: Option<Storage>,
     /// Use the release binaries as they are and install nothing.
     #[arg(long)]
     no_build: bool,
@@ -75,10 +78,10 @@ fn main() -> anyhow::Result<()> {
         Command::Up(flags) => {
             let shape = if flags.control_plane_only { Shape::ControlPlane } else { Shape::Nodes(flags.nodes) };
             if !flags.no_build {
-                install::ensure(install::for_shape(shape))?;
+                install::ensure(install::for_cluster(shape, flags.storage.unwrap_or_default()))?;
                 build::release()?;
             }
-            cluster::up(&flags.dir.dir, shape).map(drop)
+            cluster::up(&flags.dir.dir, shape, flags.storage).map(drop)
         }
         Command::Down(flags) => cluster::down(&flags.dir),
         Command::Test(flags) => test::run(&flags),
@@ -86,7 +89,7 @@ fn main() -> anyhow::Result<()> {
         Command::Tidy => tidy::run(),
         Command::Images { no_build } => {
             if !no_build {
-                install::ensure(install::for_shape(Shape::Nodes(1)))?;
+                install::ensure(install::for_cluster(Shape::Nodes(1), Storage::Etcd))?;
                 build::release()?;
             }
             cluster::compose::prepare()

@@ -7,7 +7,7 @@ use std::{
 
 use crate::{
     build,
-    cluster::{self, Cluster, Shape, process, wait},
+    cluster::{self, Cluster, Shape, Storage, process, wait},
     install,
 };
 
@@ -17,7 +17,7 @@ const DIR: &str = ".cluster-bench";
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn run(idle: Duration) -> anyhow::Result<()> {
-    install::ensure(install::for_shape(Shape::Nodes(1)))?;
+    install::ensure(install::for_cluster(Shape::Nodes(1), Storage::Etcd))?;
     build::release()?;
     cluster::down(Path::new(DIR))?;
     let measured = startup(idle);
@@ -26,7 +26,7 @@ pub fn run(idle: Duration) -> anyhow::Result<()> {
 }
 
 fn startup(idle: Duration) -> anyhow::Result<()> {
-    let times = cluster::up(Path::new(DIR), Shape::Nodes(1))?;
+    let times = cluster::up(Path::new(DIR), Shape::Nodes(1), None)?;
     let cluster = Cluster::load(Path::new(DIR))?.expect("it was just started");
     let begun = Instant::now();
     wait::create(&cluster, "/api/v1/namespaces/default/pods", &serde_json::from_str(FIRST_POD)?)?;

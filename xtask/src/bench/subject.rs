@@ -53,7 +53,7 @@ impl Subject {
     /// Our own on an empty etcd, from the built binaries.
     pub async fn start() -> anyhow::Result<(Self, Start)> {
         cluster::down(Path::new(DIR))?;
-        let cluster = cluster::prepare(Path::new(DIR), Shape::ControlPlane)?;
+        let cluster = cluster::prepare(Path::new(DIR), Shape::ControlPlane, None)?;
         cluster::start_store(&cluster)?;
         let (process, start, config) = started(&cluster).await?;
         Ok((Self { config, meter: Meter::Process(process), own: Some(cluster) }, start))

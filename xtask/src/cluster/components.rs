@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{AUDIT_POLICY, Cluster, Shape};
+use super::{AUDIT_POLICY, Cluster, Shape, Storage};
 use crate::build::binary;
 
 /// A daemon to start.
@@ -71,13 +71,18 @@ pub fn etcd(cluster: &Cluster) -> Component {
 
 pub fn apiserver(cluster: &Cluster) -> Component {
     let pki = cluster.pki();
-    Flags::of(binary("kube-apiserver"))
+    let flags = Flags::of(binary("kube-apiserver"));
+    let stored = match cluster.storage {
+        Storage::Etcd => flags
+            .set("etcd-servers", format!("https://127.0.0.1:{}", cluster.port(2379)))
+            .file("etcd-cafile", pki.join("etcd-ca.crt"))
+            .file("etcd-certfile", pki.join("apiserver-etcd-client.crt"))
+            .file("etcd-keyfile", pki.join("apiserver-etcd-client.key")),
+        Storage::Embedded => flags.set("storage", "embedded").file("data-dir", cluster.dir.join("store")),
+    };
+    stored
         .set("advertise-address", cluster.node_address(1))
         .set("secure-port", cluster.apiserver_port())
-        .set("etcd-servers", format!("https://127.0.0.1:{}", cluster.port(2379)))
-        .file("etcd-cafile", pki.join("etcd-ca.crt"))
-        .file("etcd-certfile", pki.join("apiserver-etcd-client.crt"))
-        .file("etcd-keyfile", pki.join("apiserver-etcd-client.key"))
         .serving(cluster, "apiserver")
         .file("kubelet-certificate-authority", pki.join("ca.crt"))
         .file("kubelet-client-certificate", pki.join("apiserver-kubelet-client.crt"))
@@ -178,7 +183,10 @@ fn within(cluster: &Cluster, node: u8, mut component: Component) -> Component {
 
 /// Everything that runs, in the order in which it is started.
 pub fn all(cluster: &Cluster) -> Vec<Component> {
-    let mut components = vec![etcd(cluster), apiserver(cluster)];
+    let mut components = match cluster.storage {
+        Storage::Etcd => vec![etcd(cluster), apiserver(cluster)],
+        Storage::Embedded => vec![apiserver(cluster)],
+    };
     if let Shape::Nodes(nodes) = cluster.shape {
         components.extend([controller_manager(cluster), scheduler(cluster)]);
         for node in 1..=nodes {
@@ -193,7 +201,7 @@ mod tests {
     use super::*;
 
     fn cluster(slot: u8, nodes: u8) -> Cluster {
-        Cluster { dir: "/c".into(), slot, shape: Shape::Nodes(nodes) }
+        Cluster { dir: "/c".into(), slot, shape: Shape::Nodes(nodes), storage: Storage::Etcd }
     }
 
     fn names(cluster: &Cluster) -> Vec<String> {
@@ -222,6 +230,14 @@ mod tests {
         };
         let (first, second): (Vec<String>, Vec<String>) = (ports(0), ports(1));
         assert!(first.iter().all(|port| !second.contains(port)), "{first:?} {second:?}");
+    }
+
+    #[test]
+    fn the_embedded_store_needs_no_etcd() {
+        let alone = Cluster { storage: Storage::Embedded, ..cluster(0, 1) };
+        assert!(!names(&alone).contains(&"etcd".to_owned()));
+        let command = apiserver(&alone).command.join(" ");
+        assert!(command.contains("--storage=embedded --data-dir=/c/store") && !command.contains("etcd"), "{command}");
     }
 
     /// Invariant: only the apiserver opens etcd; its client certificate exists nowhere else.

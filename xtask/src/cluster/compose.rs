@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use super::{Cluster, Shape, certs, components, host, images, network, slot};
+use super::{Cluster, Shape, Storage, certs, components, host, images, network, slot};
 use crate::build::workspace;
 
 const DIR: &str = "deploy/compose";
@@ -14,7 +14,7 @@ pub fn prepare() -> anyhow::Result<()> {
     let dir = workspace().join(STATE);
     let cluster = match Cluster::load(&dir)? {
         Some(found) => found,
-        None => Cluster { slot: slot::take(&dir)?, dir, shape: Shape::Nodes(1) },
+        None => Cluster { slot: slot::take(&dir)?, dir, shape: Shape::Nodes(1), storage: Storage::Etcd },
     };
     cluster.save()?;
     host::ensure_docker()?;

@@ -40,6 +40,15 @@ pub enum Shape {
     Nodes(u8),
 }
 
+/// Where the apiserver keeps its objects.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+pub enum Storage {
+    #[default]
+    Etcd,
+    /// A file of the apiserver's own; no etcd runs.
+    Embedded,
+}
+
 /// One cluster: a folder, and a slot that keeps its ports, names and addresses apart
 /// from those of other clusters on the machine.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -48,6 +57,8 @@ pub struct Cluster {
     /// 0 for the first cluster of the machine: upstream's usual ports and ranges.
     pub slot: u8,
     pub shape: Shape,
+    #[serde(default)]
+    pub storage: Storage,
 }
 
 const STATE_FILE: &str = "cluster.json";

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::bail;
 
-use super::{Cluster, Shape};
+use super::{Cluster, Shape, Storage};
 
 const DIR: &str = "/run/coxswain/slots";
 const LOCK: &str = "/run/coxswain/slots.lock";
@@ -30,7 +30,7 @@ pub fn take(dir: &Path) -> anyhow::Result<u8> {
             }
             fs::remove_file(&file)?; // its folder was removed by hand
         }
-        if ports_free(&Cluster { dir: dir.to_owned(), slot, shape: Shape::ControlPlane }) {
+        if ports_free(&Cluster { dir: dir.to_owned(), slot, shape: Shape::ControlPlane, storage: Storage::Etcd }) {
             fs::create_dir_all(dir)?;
             fs::write(&file, format!("{}\n", dir.display()))?;
             return Ok(slot);

@@ -10,16 +10,17 @@ use std::{
 use anyhow::Context;
 use serde_json::Value;
 
-use super::{Cluster, Shape, absolute, certs, components, host, images, network, process, slot, wait};
+use super::{Cluster, Shape, Storage, absolute, certs, components, host, images, network, process, slot, wait};
 
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// When each step was done, counted from the start.
 pub struct Times(pub Vec<(String, Duration)>);
 
-pub fn up(dir: &Path, shape: Shape) -> anyhow::Result<Times> {
+/// `storage`: as it is, or etcd in a new cluster, if nothing is said.
+pub fn up(dir: &Path, shape: Shape, storage: Option<Storage>) -> anyhow::Result<Times> {
     let mut progress = Progress { begun: Instant::now(), times: Vec::new() };
-    let cluster = prepare(dir, shape)?;
+    let cluster = prepare(dir, shape, storage)?;
     progress.step("certificates made");
     if shape != Shape::ControlPlane {
         host::ensure_docker()?;
@@ -46,12 +47,17 @@ pub fn up(dir: &Path, shape: Shape) -> anyhow::Result<Times> {
 }
 
 /// Takes a slot for the cluster and issues its certificates. Nothing runs yet.
-pub fn prepare(dir: &Path, shape: Shape) -> anyhow::Result<Cluster> {
+pub fn prepare(dir: &Path, shape: Shape, storage: Option<Storage>) -> anyhow::Result<Cluster> {
     let dir = absolute(dir);
     let cluster = match Cluster::load(&dir)? {
         Some(found) => Cluster { shape: widest(found.shape, shape), ..found },
-        None => Cluster { slot: slot::take(&dir)?, dir, shape },
+        None => Cluster { slot: slot::take(&dir)?, dir, shape, storage: storage.unwrap_or_default() },
     };
+    anyhow::ensure!(
+        storage.is_none_or(|storage| storage == cluster.storage),
+        "the cluster in {} has another storage, and objects do not move: take it down first",
+        cluster.dir.display()
+    );
     cluster.save()?;
     certs::issue(&cluster)?;
     Ok(cluster)
