@@ -158,7 +158,8 @@ impl Etcd {
     ) -> Result<GetResponse, StoreError> {
         let mut tries = self.members.len();
         loop {
-            match self.once(|member| ask(member.kv.clone())).await {
+            // Boxed: a call's future is large.
+            match Box::pin(self.once(|member| ask(member.kv.clone()))).await {
                 Err(StoreError::Unavailable(_)) if tries > 0 => {
                     tries -= 1;
                     tokio::time::sleep(RETRY_MIN).await;
