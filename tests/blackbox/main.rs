@@ -3,6 +3,7 @@
 
 mod authorisation;
 mod bad_input;
+mod certificates;
 mod discovery;
 mod golden;
 mod lifecycles;

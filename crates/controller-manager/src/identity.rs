@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use api_types::{
     Key,
+    jiff::Timestamp,
     k8s::{
         authentication::{TokenRequest, TokenRequestSpec},
         core::ServiceAccount,
@@ -12,6 +13,7 @@ use api_types::{
     },
 };
 use client::{Client, Config, ConfigError, Error, LiveToken};
+use daemon::clock;
 
 const NAMESPACE: &str = "kube-system";
 const LIFETIME: Duration = Duration::from_secs(3600);
@@ -50,7 +52,7 @@ impl Identity {
     /// Renews the token in time, forever.
     pub async fn keep(self) {
         loop {
-            tokio::time::sleep(RENEW_AFTER).await;
+            clock::until(Timestamp::now() + RENEW_AFTER).await;
             self.renew().await;
         }
     }

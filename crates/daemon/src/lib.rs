@@ -3,6 +3,7 @@
 
 pub mod access;
 pub mod answers;
+pub mod clock;
 mod config_file;
 pub mod diagnosis;
 pub mod flags;

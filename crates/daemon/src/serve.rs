@@ -223,7 +223,9 @@ impl Ops {
 
     async fn diagnose(&self, peer: &Peer, request: Request<Incoming>) -> Response<Body> {
         let Some(ledger) = &self.diagnosis else {
-            return tonic::Status::unimplemented("this daemon keeps no diagnosis").into_http::<tonic::body::Body>().map(boxed);
+            return tonic::Status::unimplemented("this daemon keeps no diagnosis")
+                .into_http::<tonic::body::Body>()
+                .map(boxed);
         };
         // A path of our own that RBAC can grant, as for /metrics.
         let wish = Wish::Path { verb: "get", path: "/diagnosis".to_owned() };

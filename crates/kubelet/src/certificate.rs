@@ -24,6 +24,7 @@ use api_types::{
     },
 };
 use client::{Cache, Client, Config};
+use daemon::clock;
 use pki::{Facts, State};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -33,8 +34,6 @@ use crate::flags::Flags;
 const NODES: &str = "system:nodes";
 /// How long somebody may think about a request; then another one is made.
 const SIGNED_WITHIN: Duration = Duration::from_secs(15 * 60);
-/// The clock is looked at so often: it may have been set while we slept.
-const LOOK_EVERY: Duration = Duration::from_secs(60);
 const RETRY_MIN: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(256);
 
@@ -148,29 +147,23 @@ impl Certificate {
     pub async fn renew(self, api: Client, shutdown: CancellationToken) {
         let mut failures = 0;
         loop {
-            let due_in_s = self.due_in_s(self.facts().as_ref(), Timestamp::now().as_second());
-            let pause = if due_in_s > 0 {
-                Duration::from_secs(due_in_s.unsigned_abs()).min(LOOK_EVERY)
-            } else {
-                match self.obtain(&api, &shutdown).await {
-                    Ok(()) => {
-                        failures = 0;
-                        continue;
-                    }
-                    Err(_) if shutdown.is_cancelled() => return,
-                    Err(error) => {
-                        tracing::warn!(
-                            error = format!("{error:#}"),
-                            purpose = self.purpose.word(),
-                            "no new certificate"
-                        );
-                        failures += 1;
-                        retry_pause(failures)
-                    }
+            let now = Timestamp::now();
+            let due_in_s = self.due_in_s(self.facts().as_ref(), now.as_second());
+            let due = if due_in_s > 0 {
+                now + Duration::from_secs(due_in_s.unsigned_abs())
+            } else if let Err(error) = self.obtain(&api, &shutdown).await {
+                if shutdown.is_cancelled() {
+                    return;
                 }
+                tracing::warn!(error = format!("{error:#}"), purpose = self.purpose.word(), "no new certificate");
+                failures += 1;
+                now + retry_pause(failures)
+            } else {
+                failures = 0;
+                continue;
             };
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = clock::until(due) => {}
                 () = shutdown.cancelled() => return,
             }
         }
