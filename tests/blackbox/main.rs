@@ -5,6 +5,7 @@ mod authorisation;
 mod bad_input;
 mod certificates;
 mod discovery;
+mod encodings;
 mod golden;
 mod lifecycles;
 mod lists;

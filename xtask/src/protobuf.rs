@@ -13,7 +13,83 @@ const VERSION: &str = "0.5.0";
 /// The newest version of the API in the package.
 const PROTOS: &str = "src/v1_35";
 const TABLE: &str = "crates/apiserver/src/codec/protobuf/fields.txt";
-const HEADER: &str = "# Derived from k8s-rs-pb 0.5.0 (Apache-2.0) by `cargo xtask protobuf`; do not edit.\n";
+const HEADER: &str =
+    "# Derived from k8s-rs-pb 0.5.0 (Apache-2.0) and v1.36's additions by `cargo xtask protobuf`; do not edit.\n";
+/// What v1.36 has beside the package's version, in the table's own form: numbers and names out of the `generated.proto`
+/// files that upstream published with it.
+const ADDED: &str = "\
+api.admissionregistration.v1.ApplyConfiguration
+ 1 expression string
+api.admissionregistration.v1.JSONPatch
+ 1 expression string
+api.admissionregistration.v1.MutatingAdmissionPolicy
+ 1 metadata apimachinery.pkg.apis.meta.v1.ObjectMeta
+ 2 spec api.admissionregistration.v1.MutatingAdmissionPolicySpec
+api.admissionregistration.v1.MutatingAdmissionPolicyBinding
+ 1 metadata apimachinery.pkg.apis.meta.v1.ObjectMeta
+ 2 spec api.admissionregistration.v1.MutatingAdmissionPolicyBindingSpec
+api.admissionregistration.v1.MutatingAdmissionPolicyBindingList
+ 1 metadata apimachinery.pkg.apis.meta.v1.ListMeta
+ 2 items []api.admissionregistration.v1.MutatingAdmissionPolicyBinding
+api.admissionregistration.v1.MutatingAdmissionPolicyBindingSpec
+ 1 policyName string
+ 2 paramRef api.admissionregistration.v1.ParamRef
+ 3 matchResources api.admissionregistration.v1.MatchResources
+api.admissionregistration.v1.MutatingAdmissionPolicyList
+ 1 metadata apimachinery.pkg.apis.meta.v1.ListMeta
+ 2 items []api.admissionregistration.v1.MutatingAdmissionPolicy
+api.admissionregistration.v1.MutatingAdmissionPolicySpec
+ 1 paramKind api.admissionregistration.v1.ParamKind
+ 2 matchConstraints api.admissionregistration.v1.MatchResources
+ 3 variables []api.admissionregistration.v1.Variable
+ 4 mutations []api.admissionregistration.v1.Mutation
+ 5 failurePolicy string
+ 6 matchConditions []api.admissionregistration.v1.MatchCondition
+ 7 reinvocationPolicy string
+api.admissionregistration.v1.Mutation
+ 2 patchType string
+ 3 applyConfiguration api.admissionregistration.v1.ApplyConfiguration
+ 4 jsonPatch api.admissionregistration.v1.JSONPatch
+api.core.v1.ImageVolumeStatus
+ 1 imageRef string
+api.core.v1.NodeAllocatableResourceClaimStatus
+ 1 resourceClaimName string
+ 2 containers []string
+ 3 resources {}apimachinery.pkg.api.resource.Quantity
+api.core.v1.PodSchedulingGroup
+ 1 podGroupName string
+api.core.v1.PodSpec
+ 43 schedulingGroup api.core.v1.PodSchedulingGroup
+api.core.v1.PodStatus
+ 21 nodeAllocatableResourceClaimStatuses []api.core.v1.NodeAllocatableResourceClaimStatus
+api.core.v1.ResourceHealth
+ 6 message string
+api.core.v1.VolumeMountStatus
+ 5 volumeStatus api.core.v1.VolumeStatus
+api.core.v1.VolumeStatus
+ 1 image api.core.v1.ImageVolumeStatus
+api.resource.v1.Device
+ 13 nodeAllocatableResourceMappings {}api.resource.v1.NodeAllocatableResourceMapping
+api.resource.v1.DeviceAttribute
+ 6 ints []int64
+ 7 bools []bool
+ 8 strings []string
+ 9 versions []string
+api.resource.v1.NodeAllocatableResourceMapping
+ 1 capacityKey string
+ 2 allocationMultiplier apimachinery.pkg.api.resource.Quantity
+api.storage.v1.CSIDriverSpec
+ 11 preventPodSchedulingIfMissing bool
+apimachinery.pkg.apis.meta.v1.ListMeta
+ 5 shardInfo apimachinery.pkg.apis.meta.v1.ShardInfo
+apimachinery.pkg.apis.meta.v1.ListOptions
+ 15 shardSelector string
+apimachinery.pkg.apis.meta.v1.ShardInfo
+ 1 selector string
+";
+/// What v1.36 has no more: messages, and fields with their message.
+const GONE: [(&str, &str); 2] =
+    [("api.core.v1.PodSpec", "42 workloadRef api.core.v1.WorkloadReference"), ("api.core.v1.WorkloadReference", "")];
 const SCALARS: [&str; 7] = ["string", "bool", "bytes", "int32", "int64", "uint32", "double"];
 
 pub fn run() -> anyhow::Result<()> {
@@ -23,6 +99,7 @@ pub fn run() -> anyhow::Result<()> {
     for file in protos(&root)? {
         messages(&fs::read_to_string(&file)?, &mut table).with_context(|| file.display().to_string())?;
     }
+    amend(&mut table)?;
     let mut text = HEADER.to_owned();
     for (message, fields) in &table {
         writeln!(text, "{message}")?;
@@ -32,6 +109,27 @@ pub fn run() -> anyhow::Result<()> {
     }
     fs::write(workspace().join(TABLE), &text)?;
     eprintln!("{TABLE}: {} messages", table.len());
+    Ok(())
+}
+
+/// Brings the package's version of the API up to ours.
+fn amend(table: &mut BTreeMap<String, Vec<String>>) -> anyhow::Result<()> {
+    let mut message = "";
+    for line in ADDED.lines() {
+        match line.strip_prefix(' ') {
+            Some(field) => table.get_mut(message).context("a message goes before its fields")?.push(field.to_owned()),
+            None => {
+                message = line;
+                table.entry(message.to_owned()).or_default();
+            }
+        }
+    }
+    for (message, field) in GONE {
+        match field {
+            "" => drop(table.remove(message).with_context(|| format!("{message} is gone already"))?),
+            field => table.get_mut(message).context("a known message")?.retain(|kept| kept != field),
+        }
+    }
     Ok(())
 }
 
@@ -89,7 +187,6 @@ fn messages(proto: &str, table: &mut BTreeMap<String, Vec<String>>) -> anyhow::R
             table.get_mut(message).context("a message was begun")?.push(field);
         }
     }
-    table.retain(|name, _| !name.ends_with("List"));
     Ok(())
 }
 

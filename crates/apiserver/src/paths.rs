@@ -11,7 +11,7 @@ use crate::{
     authn::discovery as openid,
     bootstrap,
     codec::{
-        accept::{self, Accepted, Shapes},
+        accept::{self, Accepted, Formats, Shapes},
         body::{self, Body},
         reply,
     },
@@ -39,7 +39,10 @@ pub async fn answer(
     if !matches!(request.verb, "get" | "head") {
         return Ok(page_not_found());
     }
-    let accepted = accept::negotiate(http.headers(), &request.query, Shapes::ObjectOnly).unwrap_or(Accepted::JSON);
+    let negotiated = |formats| {
+        accept::negotiate(http.headers(), &request.query, Shapes::ObjectOnly, formats).unwrap_or(Accepted::JSON)
+    };
+    let accepted = negotiated(Formats::Text);
     let verifier = server.authenticator.service_accounts();
     let keys = verifier.keys();
     let table = server.kinds.table();
@@ -55,8 +58,14 @@ pub async fn answer(
         }
         "" => reply::value(StatusCode::OK, &accepted, &json!({ "paths": root_paths(&table) })),
         path => {
-            let document =
-                discovery::answer(table.rows(), path, &request.query, http.headers(), &accepted, GIT_VERSION);
+            let document = discovery::answer(
+                table.rows(),
+                path,
+                &request.query,
+                http.headers(),
+                &negotiated(Formats::All),
+                GIT_VERSION,
+            );
             document.unwrap_or_else(page_not_found)
         }
     };

@@ -18,7 +18,7 @@ use crate::{
     authn::{self, User, impersonation},
     authz::Attributes,
     codec::{
-        accept::{self, Accepted, Shapes},
+        accept::{self, Accepted, Formats, Shapes},
         body::Body,
         decode, reply,
     },
@@ -65,7 +65,8 @@ impl Front {
         let method = http.method().clone();
         let is_http2 = http.version() == Version::HTTP_2;
         // Errors are worded in the client's format, if that is one of ours.
-        let format = accept::negotiate(http.headers(), &request.query, Shapes::ObjectOnly).unwrap_or(Accepted::JSON);
+        let format = accept::negotiate(http.headers(), &request.query, Shapes::ObjectOnly, Formats::All);
+        let format = format.unwrap_or(Accepted::JSON);
         // Trace: what happens meanwhile is told with the request that it happened for.
         let span = tracing::debug_span!("request", %method, path = request.path, audit_id = ?audit_id);
         // Panic: it ends the request, not the server.

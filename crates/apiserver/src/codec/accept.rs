@@ -3,11 +3,15 @@
 use api_types::{ApiError, options::Query};
 use http::{HeaderMap, header};
 
+use super::protobuf;
+
 /// How an object is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
     Json,
     Yaml,
+    /// In upstream's envelope; not for tables.
+    Protobuf,
 }
 
 impl Format {
@@ -15,6 +19,7 @@ impl Format {
         match self {
             Format::Json => "application/json",
             Format::Yaml => "application/yaml",
+            Format::Protobuf => protobuf::MEDIA_TYPE,
         }
     }
 }
@@ -35,34 +40,62 @@ pub enum Shapes {
     All,
 }
 
+/// Which formats an endpoint can give.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Formats {
+    /// JSON and YAML: custom resources have no protobuf form.
+    Text,
+    All,
+}
+
+impl Formats {
+    /// Those of a kind.
+    pub fn of(kind: protobuf::Kind<'_>) -> Self {
+        if protobuf::has(kind) { Self::All } else { Self::Text }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Accepted {
     pub format: Format,
     pub shape: Shape,
     pub is_pretty: bool,
     pub is_gzip: bool,
+    /// Of tables and partial objects, which are the same in both.
+    pub meta_api_version: &'static str,
 }
 
+const META_V1: &str = "meta.k8s.io/v1";
+const META_V1BETA1: &str = "meta.k8s.io/v1beta1";
+
 impl Accepted {
-    pub const JSON: Self = Self { format: Format::Json, shape: Shape::Object, is_pretty: false, is_gzip: false };
+    pub const JSON: Self = Self {
+        format: Format::Json,
+        shape: Shape::Object,
+        is_pretty: false,
+        is_gzip: false,
+        meta_api_version: META_V1,
+    };
 
     /// Objects go out as they are stored, with nothing but the revision added.
     pub fn is_plain(&self) -> bool {
-        *self == Self { is_gzip: self.is_gzip, ..Self::JSON }
+        *self == Self { is_gzip: self.is_gzip, meta_api_version: self.meta_api_version, ..Self::JSON }
     }
 }
 
 /// The first of the client's wishes, by its order of preference, that can be met.
 ///
 /// Source: apiserver/pkg/endpoints/handlers/negotiation/negotiate.go.
-pub fn negotiate(headers: &HeaderMap, query: &Query, shapes: Shapes) -> Result<Accepted, ApiError> {
+pub fn negotiate(headers: &HeaderMap, query: &Query, shapes: Shapes, formats: Formats) -> Result<Accepted, ApiError> {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let accept = text(header::ACCEPT);
-    let Some((format, shape)) = wishes(accept).into_iter().find_map(|wish| met(&wish, shapes)) else {
-        return Err(not_acceptable());
+    let met = wishes(accept).into_iter().find_map(|wish| Some((met(&wish, shapes, formats)?, wish)));
+    let Some(((format, shape), wish)) = met else {
+        return Err(not_acceptable(formats));
     };
     let is_pretty = match query.flag("pretty") {
         Some(is_pretty) => is_pretty,
+        None if wish.parameter("pretty") == "1" => true,
         None => {
             let agent = text(header::USER_AGENT);
             ["curl", "Wget", "Mozilla/5.0"].iter().any(|prefix| agent.starts_with(prefix))
@@ -72,13 +105,17 @@ pub fn negotiate(headers: &HeaderMap, query: &Query, shapes: Shapes) -> Result<A
         let mut parts = coding.split(';').map(str::trim);
         parts.next() == Some("gzip") && parts.next() != Some("q=0")
     });
-    Ok(Accepted { format, shape, is_pretty: is_pretty && format == Format::Json, is_gzip })
+    let meta_api_version = if wish.parameter("v") == "v1beta1" { META_V1BETA1 } else { META_V1 };
+    Ok(Accepted { format, shape, is_pretty: is_pretty && format == Format::Json, is_gzip, meta_api_version })
 }
 
-pub fn not_acceptable() -> ApiError {
-    let mut error = ApiError::not_acceptable(
-        "406: Not Acceptable\n\nAvailable representations: application/json, application/yaml",
-    );
+pub fn not_acceptable(formats: Formats) -> ApiError {
+    let mut available = vec![Format::Json.media_type(), Format::Yaml.media_type()];
+    if formats == Formats::All {
+        available.push(Format::Protobuf.media_type());
+    }
+    let available = available.join(", ");
+    let mut error = ApiError::not_acceptable(format!("406: Not Acceptable\n\nAvailable representations: {available}"));
     error.0.details = Some(Default::default());
     error
 }
@@ -95,7 +132,7 @@ impl Wish<'_> {
     }
 }
 
-/// Best first: by quality, then in the order written.
+/// Best first: by quality, then what is named before what is a pattern, then in the order written.
 fn wishes(accept: &str) -> Vec<Wish<'_>> {
     let accept = if accept.trim().is_empty() { "*/*" } else { accept };
     let mut wishes: Vec<Wish<'_>> = accept.split(',').filter_map(wish).collect();
@@ -104,7 +141,8 @@ fn wishes(accept: &str) -> Vec<Wish<'_>> {
         (quality.clamp(0.0, 1.0) * 1000.0) as u32
     };
     wishes.retain(|wish| thousandths(wish) > 0);
-    wishes.sort_by_key(|wish| std::cmp::Reverse(thousandths(wish)));
+    let stars = |wish: &Wish<'_>| wish.media_type.matches('*').count();
+    wishes.sort_by_key(|wish| (std::cmp::Reverse(thousandths(wish)), stars(wish)));
     wishes
 }
 
@@ -115,16 +153,20 @@ fn wish(text: &str) -> Option<Wish<'_>> {
     Some(Wish { media_type, parameters: parameters.map(|(name, value)| (name.trim(), value.trim())).collect() })
 }
 
-fn met(wish: &Wish<'_>, shapes: Shapes) -> Option<(Format, Shape)> {
+fn met(wish: &Wish<'_>, shapes: Shapes, formats: Formats) -> Option<(Format, Shape)> {
     let format = match wish.media_type {
         "*/*" | "application/*" | "application/json" => Format::Json,
         "application/yaml" => Format::Yaml,
+        protobuf::MEDIA_TYPE if formats == Formats::All => Format::Protobuf,
         _ => return None,
     };
+    if !matches!(wish.parameter("stream"), "" | "watch") {
+        return None;
+    }
     let is_meta = wish.parameter("g") == "meta.k8s.io" && matches!(wish.parameter("v"), "v1" | "v1beta1");
     let shape = match (shapes, wish.parameter("as")) {
         (_, "") => Shape::Object,
-        (Shapes::All, "Table") if is_meta => Shape::Table,
+        (Shapes::All, "Table") if is_meta && format != Format::Protobuf => Shape::Table,
         (Shapes::All, "PartialObjectMetadata" | "PartialObjectMetadataList") if is_meta => Shape::Partial,
         _ => return None,
     };
@@ -138,21 +180,30 @@ mod tests {
     fn check(accept: &str, shapes: Shapes, expected: Option<(Format, Shape)>) {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, accept.parse().unwrap());
-        let got = negotiate(&headers, &Query::default(), shapes).ok().map(|a| (a.format, a.shape));
+        let got = negotiate(&headers, &Query::default(), shapes, Formats::All).ok().map(|a| (a.format, a.shape));
         assert_eq!(got, expected, "{accept}");
     }
 
     #[test]
     fn the_first_wish_that_can_be_met_wins() {
-        use Format::{Json, Yaml};
+        use Format::{Json, Protobuf, Yaml};
         use Shape::{Object, Partial, Table};
         let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
         check("", Shapes::All, Some((Json, Object)));
         check("*/*", Shapes::All, Some((Json, Object)));
         check("application/yaml", Shapes::All, Some((Yaml, Object)));
         check("image/png", Shapes::All, None);
-        check("application/vnd.kubernetes.protobuf", Shapes::All, None);
-        check("application/vnd.kubernetes.protobuf,application/json", Shapes::All, Some((Json, Object)));
+        let protobuf = "application/vnd.kubernetes.protobuf";
+        check(protobuf, Shapes::All, Some((Protobuf, Object)));
+        check(&format!("{protobuf};stream=watch"), Shapes::All, Some((Protobuf, Object)));
+        check(&format!("{protobuf};stream=x"), Shapes::All, None);
+        check(&format!("{protobuf},application/json"), Shapes::All, Some((Protobuf, Object)));
+        check(&format!("{protobuf}, */*"), Shapes::ObjectOnly, Some((Protobuf, Object)));
+        check(&format!("*/*,{protobuf}"), Shapes::All, Some((Protobuf, Object)));
+        check(&format!("{protobuf};as=Table;v=v1;g=meta.k8s.io"), Shapes::All, None);
+        check(&format!("{protobuf};as=Table;v=v1;g=meta.k8s.io,{table}"), Shapes::All, Some((Json, Table)));
+        let partial = format!("{protobuf};as=PartialObjectMetadata;v=v1;g=meta.k8s.io");
+        check(&partial, Shapes::All, Some((Protobuf, Partial)));
         check("application/json;q=0.1, application/yaml;q=0.5", Shapes::All, Some((Yaml, Object)));
         check("application/json;q=0", Shapes::All, None);
         check(table, Shapes::All, Some((Json, Table)));
@@ -167,6 +218,20 @@ mod tests {
     }
 
     #[test]
+    fn what_has_no_protobuf_form_is_not_promised() {
+        let mut headers = HeaderMap::new();
+        for (accept, expected) in
+            [(protobuf::MEDIA_TYPE, None), ("application/vnd.kubernetes.protobuf,application/json", Some(Format::Json))]
+        {
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+            let got = negotiate(&headers, &Query::default(), Shapes::All, Formats::Text);
+            assert_eq!(got.ok().map(|accepted| accepted.format), expected);
+        }
+        assert_eq!(Formats::of(("example.com", "v1", "Widget")), Formats::Text);
+        assert_eq!(Formats::of(("", "v1", "Pod")), Formats::All);
+    }
+
+    #[test]
     fn people_get_indented_json() {
         for (agent, query, expected) in [
             ("curl/8", "", true),
@@ -176,7 +241,8 @@ mod tests {
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::USER_AGENT, agent.parse().unwrap());
-            assert_eq!(negotiate(&headers, &Query::parse(query), Shapes::All).unwrap().is_pretty, expected);
+            let accepted = negotiate(&headers, &Query::parse(query), Shapes::All, Formats::All).unwrap();
+            assert_eq!(accepted.is_pretty, expected);
         }
     }
 }

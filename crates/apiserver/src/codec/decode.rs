@@ -117,10 +117,13 @@ pub fn typed(
             (parsed.value, parsed.duplicates)
         }
         BodyFormat::Yaml => (yaml(bytes).map_err(|error| unrecognized(&error))?, Vec::new()),
-        BodyFormat::Protobuf => {
-            let object = protobuf::decode(bytes, (group, version, kind)).map_err(|error| unrecognized(&error))?;
-            (object, Vec::new())
-        }
+        BodyFormat::Protobuf => match protobuf::decode(bytes, (group, version, kind)) {
+            Ok(object) => (object, Vec::new()),
+            Err(protobuf::ProtobufError::UnknownType(_)) => {
+                return Err(unknown_format(&["application/json", "application/yaml"]));
+            }
+            Err(error) => return Err(unrecognized(&error)),
+        },
     };
     checked(object, duplicates, (group, version, kind), validation)
 }

@@ -3,7 +3,7 @@
 
 use std::{io::Write, sync::Arc};
 
-use api_types::{ApiError, Resource, jiff::Timestamp, table::IncludeObject};
+use api_types::{ApiError, jiff::Timestamp, table::IncludeObject};
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use futures::stream;
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{
     accept::{Accepted, Format, Shape},
     body::{self, Body},
-    encode,
+    encode, protobuf,
 };
 use crate::{columns, kinds::Kind, watch_cache::Item};
 
@@ -47,6 +47,14 @@ pub struct View<'a> {
     pub include: IncludeObject,
 }
 
+impl View<'_> {
+    /// The message that is kept beside each stored object is what the client wants.
+    pub fn is_stored_protobuf(&self) -> bool {
+        let Accepted { format, shape, .. } = self.accepted;
+        (format, shape) == (Format::Protobuf, Shape::Object) && self.kind.view.is_none()
+    }
+}
+
 /// One stored object.
 pub fn item(status: StatusCode, view: View<'_>, item: &Item) -> Result<Response<Body>, ApiError> {
     readable(view.kind, item)?;
@@ -54,6 +62,11 @@ pub fn item(status: StatusCode, view: View<'_>, item: &Item) -> Result<Response<
         let mut bytes = Vec::with_capacity(item.stored().len() + 40);
         encode::splice(&mut bytes, item.split(), item.revision);
         return Ok(self::bytes(status, &view.accepted, bytes));
+    }
+    if view.is_stored_protobuf() {
+        let storage = &view.kind.storage;
+        let body = protobuf::enveloped(&storage.api_version, &storage.kind, protobuf_of(view.kind, item)?);
+        return Ok(self::bytes(status, &view.accepted, body));
     }
     let mut object = item.decode();
     if let Some(convert) = view.kind.view {
@@ -66,27 +79,31 @@ pub fn item(status: StatusCode, view: View<'_>, item: &Item) -> Result<Response<
 pub fn shaped(status: StatusCode, view: View<'_>, object: Value) -> Response<Body> {
     let object = match view.accepted.shape {
         Shape::Object => object,
-        Shape::Partial => partial(object),
+        Shape::Partial => partial(view, object),
         Shape::Table => {
             let metadata = json!({ "resourceVersion": object["metadata"]["resourceVersion"] });
-            table(&view.kind.resource, metadata, view.include, [&object], Timestamp::now())
+            table(view, metadata, [&object], Timestamp::now())
         }
     };
     value(status, &view.accepted, &object)
 }
 
-/// Any value.
+/// Any value. One that has no protobuf form is an error, in JSON.
 pub fn value(status: StatusCode, accepted: &Accepted, value: &Value) -> Response<Body> {
-    bytes(status, accepted, rendered(accepted, value))
+    match rendered(accepted, value) {
+        Ok(body) => bytes(status, accepted, body),
+        Err(error) => refusal(&error, &Accepted { format: Format::Json, ..*accepted }),
+    }
 }
 
-pub fn rendered(accepted: &Accepted, value: &Value) -> Vec<u8> {
+pub fn rendered(accepted: &Accepted, value: &Value) -> Result<Vec<u8>, ApiError> {
     let bytes = match accepted.format {
         Format::Json if accepted.is_pretty => serde_json::to_vec_pretty(value),
         Format::Json => serde_json::to_vec(value),
-        Format::Yaml => return serde_saphyr::to_string(value).unwrap_or_default().into_bytes(),
+        Format::Yaml => return Ok(serde_saphyr::to_string(value).unwrap_or_default().into_bytes()),
+        Format::Protobuf => return Ok(protobuf::encode(value)?),
     };
-    bytes.expect("JSON values always serialise into memory")
+    Ok(bytes.expect("JSON values always serialise into memory"))
 }
 
 /// A refusal, in JSON unless the client reads only YAML.
@@ -168,6 +185,9 @@ pub fn list(view: View<'_>, listing: Listing) -> Result<Response<Body>, ApiError
         );
         return Ok(streamed(&view.accepted, head.into_bytes(), listing.items));
     }
+    if view.is_stored_protobuf() {
+        return protobuf_list(view, &metadata, listing.items);
+    }
     let objects = listing.items.iter().map(|item| {
         let mut object = item.decode();
         if let Some(convert) = view.kind.view {
@@ -178,14 +198,34 @@ pub fn list(view: View<'_>, listing: Listing) -> Result<Response<Body>, ApiError
     let list = match view.accepted.shape {
         Shape::Table => {
             let objects: Vec<Value> = objects.collect();
-            table(resource, metadata, view.include, &objects, Timestamp::now())
+            table(view, metadata, &objects, Timestamp::now())
         }
-        Shape::Partial => json!({ "kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1",
-            "metadata": metadata, "items": objects.map(partial).collect::<Vec<_>>() }),
+        Shape::Partial => json!({ "kind": "PartialObjectMetadataList", "apiVersion": view.accepted.meta_api_version,
+            "metadata": metadata, "items": objects.map(|object| partial(view, object)).collect::<Vec<_>>() }),
         Shape::Object => json!({ "kind": resource.list_kind(), "apiVersion": resource.api_version(),
             "metadata": metadata, "items": objects.map(untyped).collect::<Vec<_>>() }),
     };
     Ok(value(StatusCode::OK, &view.accepted, &list))
+}
+
+/// A list's message is its metadata and, one behind the other, those of its items, which are kept beside them.
+fn protobuf_list(view: View<'_>, metadata: &Value, items: Vec<Arc<Item>>) -> Result<Response<Body>, ApiError> {
+    let (api_version, kind) = (view.kind.resource.api_version(), view.kind.resource.list_kind());
+    let list = json!({ "metadata": metadata }).to_string();
+    let list = protobuf::raw(&api_version, &kind, list.as_bytes())?;
+    let mut size = list.len();
+    for item in &items {
+        size += protobuf::item_bytes(protobuf_of(view.kind, item)?);
+    }
+    let mut head = protobuf::envelope(&api_version, &kind, size);
+    head.extend_from_slice(&list);
+    Ok(streamed(&view.accepted, head, items))
+}
+
+/// The message of a stored object.
+pub fn protobuf_of<'a>(kind: &Kind, item: &'a Item) -> Result<&'a Bytes, ApiError> {
+    let message = item.protobuf(&kind.storage.api_version, &kind.storage.kind);
+    message.map_err(|error| unreadable(kind, item, &error))
 }
 
 /// Items of a built-in list do not repeat its type.
@@ -197,29 +237,28 @@ fn untyped(mut object: Value) -> Value {
     object
 }
 
-pub fn partial(object: Value) -> Value {
-    let metadata = object.get("metadata").cloned().unwrap_or_default();
-    json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
+pub fn partial(view: View<'_>, mut object: Value) -> Value {
+    let metadata = object.get_mut("metadata").map(Value::take).unwrap_or_default();
+    json!({ "kind": "PartialObjectMetadata", "apiVersion": view.accepted.meta_api_version, "metadata": metadata })
 }
 
 /// A table of objects.
 pub fn table<'a>(
-    resource: &Resource,
+    view: View<'_>,
     metadata: Value,
-    include: IncludeObject,
     objects: impl IntoIterator<Item = &'a Value>,
     now: Timestamp,
 ) -> Value {
-    let rows: Vec<Value> = objects.into_iter().map(|object| row(resource, include, object, now)).collect();
-    json!({ "kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
-        "columnDefinitions": columns::columns(resource), "rows": rows })
+    let rows: Vec<Value> = objects.into_iter().map(|object| row(view, object, now)).collect();
+    json!({ "kind": "Table", "apiVersion": view.accepted.meta_api_version, "metadata": metadata,
+        "columnDefinitions": columns::columns(&view.kind.resource), "rows": rows })
 }
 
-pub fn row(resource: &Resource, include: IncludeObject, object: &Value, now: Timestamp) -> Value {
-    let mut row = serde_json::to_value(columns::row(resource, object, now)).expect("a row serialises");
-    row["object"] = match include {
+fn row(view: View<'_>, object: &Value, now: Timestamp) -> Value {
+    let mut row = serde_json::to_value(columns::row(&view.kind.resource, object, now)).expect("a row serialises");
+    row["object"] = match view.include {
         IncludeObject::None => Value::Null,
-        IncludeObject::Metadata => partial(object.clone()),
+        IncludeObject::Metadata => partial(view, json!({ "metadata": object["metadata"] })),
         IncludeObject::Object => object.clone(),
     };
     row
@@ -228,12 +267,13 @@ pub fn row(resource: &Resource, include: IncludeObject, object: &Value, now: Tim
 fn readable(kind: &Kind, item: &Item) -> Result<(), ApiError> {
     match &item.corrupt {
         None => Ok(()),
-        Some(why) => Err(ApiError::internal(format!(
-            "the stored {} {:?} cannot be read: {why}",
-            kind.resource.plural,
-            item.key.to_string()
-        ))),
+        Some(why) => Err(unreadable(kind, item, why)),
     }
+}
+
+pub fn unreadable(kind: &Kind, item: &Item, why: &dyn std::fmt::Display) -> ApiError {
+    let key = item.key.to_string();
+    ApiError::internal(format!("the stored {} {key:?} cannot be read: {why}", kind.resource.plural))
 }
 
 pub fn bytes(status: StatusCode, accepted: &Accepted, bytes: Vec<u8>) -> Response<Body> {
@@ -256,6 +296,7 @@ pub fn bytes(status: StatusCode, accepted: &Accepted, bytes: Vec<u8>) -> Respons
 /// What is left of a list to send.
 struct Chunks {
     items: std::vec::IntoIter<Arc<Item>>,
+    format: Format,
     pending: Vec<u8>,
     is_first: bool,
     gzip: Option<GzEncoder<Vec<u8>>>,
@@ -270,10 +311,15 @@ impl Chunks {
         }
         while self.pending.len() < CHUNK_BYTES {
             let Some(item) = self.items.next() else {
-                self.pending.extend_from_slice(b"]}");
+                let end = if self.format == Format::Protobuf { protobuf::ENVELOPE_END } else { b"]}" };
+                self.pending.extend_from_slice(end);
                 self.is_done = true;
                 break;
             };
+            if self.format == Format::Protobuf {
+                protobuf::put_item(&mut self.pending, item.made_protobuf());
+                continue;
+            }
             if !std::mem::take(&mut self.is_first) {
                 self.pending.push(b',');
             }
@@ -294,7 +340,8 @@ fn streamed(accepted: &Accepted, head: Vec<u8>, items: Vec<Arc<Item>>) -> Respon
     let size = head.len() + items.iter().map(|item| item.stored().len() + SPLICED_BYTES_MAX).sum::<usize>();
     let is_gzip = accepted.is_gzip && size >= GZIP_BYTES_MIN;
     let gzip = is_gzip.then(|| GzEncoder::new(Vec::new(), Compression::fast()));
-    let mut chunks = Chunks { items: items.into_iter(), pending: head, is_first: true, gzip, is_done: false };
+    let format = accepted.format;
+    let mut chunks = Chunks { items: items.into_iter(), format, pending: head, is_first: true, gzip, is_done: false };
     let mut response = Response::builder().header(header::CONTENT_TYPE, accepted.format.media_type());
     if is_gzip {
         response = response.header(header::CONTENT_ENCODING, "gzip").header(header::VARY, "Accept-Encoding");

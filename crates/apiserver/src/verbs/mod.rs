@@ -15,7 +15,7 @@ use crate::{
     audit,
     authn::User,
     codec::{
-        accept::{self, Accepted, Shape, Shapes},
+        accept::{self, Accepted, Formats, Shape, Shapes},
         body::{self, Body},
         decode, reply,
     },
@@ -148,7 +148,7 @@ async fn call(hook: Hook, call: Call, http: http::Request<Incoming>) -> Result<R
         Hook::Post(post) => {
             let (parts, incoming) = http.into_parts();
             let body = decode::body(incoming).await?;
-            let accepted = accept::negotiate(&parts.headers, &call.request.query, Shapes::ObjectOnly)?;
+            let accepted = accept::negotiate(&parts.headers, &call.request.query, Shapes::ObjectOnly, Formats::All)?;
             let validation = api_types::options::WriteOptions::for_create(&call.request.query)?.field_validation;
             let format = decode::format(&parts.headers)?;
             let target = call.request.target.clone().unwrap_or_default();
@@ -185,7 +185,9 @@ pub fn page_not_found() -> Response<Body> {
 
 impl Ask {
     fn accepted(&self, shapes: Shapes) -> Result<Accepted, ApiError> {
-        accept::negotiate(&self.headers, &self.query, shapes)
+        let resource = &self.kind.resource;
+        let formats = Formats::of((&resource.group, &resource.version, &resource.kind));
+        accept::negotiate(&self.headers, &self.query, shapes, formats)
     }
 
     /// How the reply's objects are to look.

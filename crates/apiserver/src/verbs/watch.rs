@@ -5,7 +5,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use api_types::{
-    ApiError, Resource, fields::Operator, jiff::Timestamp, labels::Selector, options::ListOptions, table::IncludeObject,
+    ApiError, fields::Operator, jiff::Timestamp, labels::Selector, options::ListOptions, table::IncludeObject,
 };
 use bytes::Bytes;
 use futures::stream;
@@ -21,9 +21,9 @@ use super::{
 };
 use crate::{
     codec::{
-        accept::{Accepted, Format, Shape, Shapes, not_acceptable},
+        accept::{Accepted, Format, Formats, Shape, Shapes, not_acceptable},
         body::{self, Body},
-        encode, reply,
+        encode, protobuf, reply,
     },
     kinds::Kind,
     watch_cache::{
@@ -53,9 +53,11 @@ enum Start {
 impl Ask {
     pub(super) async fn watch(&self) -> Result<Response<Body>, ApiError> {
         let view = self.view(Shapes::All)?;
-        if view.accepted.format != Format::Json {
-            return Err(not_acceptable());
-        }
+        let media_type = match view.accepted.format {
+            Format::Json => Format::Json.media_type(),
+            Format::Protobuf => protobuf::STREAM_MEDIA_TYPE,
+            Format::Yaml => return Err(not_acceptable(Formats::Text)),
+        };
         let mut options = self.list_options()?;
         options.watch = true;
         let start = self.start(&options).await?;
@@ -102,7 +104,7 @@ impl Ask {
             let chunk = watcher.next().await?;
             Some((Ok::<_, std::convert::Infallible>(chunk), watcher))
         });
-        let response = Response::builder().header(header::CONTENT_TYPE, view.accepted.format.media_type());
+        let response = Response::builder().header(header::CONTENT_TYPE, media_type);
         Ok(response.body(body::stream(frames)).expect("fixed header names and values"))
     }
 
@@ -297,9 +299,10 @@ impl Watcher {
                 Place::At(cursor) => cursor.read(),
                 Place::Ended => return None,
                 Place::Refused(refusal) => {
-                    let frame = error_frame(refusal);
+                    let mut chunk = Vec::new();
+                    put_frame(&mut chunk, &self.accepted, "ERROR", &reply::status(refusal));
                     self.place = Place::Ended;
-                    return Some(frame);
+                    return Some(chunk.into());
                 }
             };
             let Ok(events) = events else {
@@ -360,9 +363,18 @@ impl Watcher {
     fn append(&mut self, chunk: &mut Vec<u8>, told: &Told, event: Option<&Event>) {
         self.sent.inc();
         if let Some(why) = &told.item.corrupt {
-            let key = told.item.key.to_string();
-            chunk.extend_from_slice(&error_frame(&ApiError::internal(format!("{key:?} cannot be read: {why}"))));
-            return;
+            let error = reply::status(&reply::unreadable(&self.kind, &told.item, why));
+            return put_frame(chunk, &self.accepted, "ERROR", &error);
+        }
+        if self.view().is_stored_protobuf() {
+            let storage = &self.kind.storage;
+            return match reply::protobuf_of(&self.kind, &told.item) {
+                Ok(message) => {
+                    let body = protobuf::enveloped(&storage.api_version, &storage.kind, message);
+                    protobuf::put_frame(chunk, word(told.kind), &body);
+                }
+                Err(error) => put_frame(chunk, &self.accepted, "ERROR", &reply::status(&error)),
+            };
         }
         if self.accepted.is_plain() && self.kind.view.is_none() {
             match event.filter(|_| told.is_natural) {
@@ -376,17 +388,21 @@ impl Watcher {
             (view.from_stored)(&mut object);
         }
         let object = self.shaped(object);
-        self.frame(chunk, word(told.kind), &object);
+        put_frame(chunk, &self.accepted, word(told.kind), &object);
+    }
+
+    fn view(&self) -> reply::View<'_> {
+        reply::View { kind: &self.kind, accepted: self.accepted, include: self.include }
     }
 
     fn shaped(&mut self, object: Value) -> Value {
         match self.accepted.shape {
             Shape::Object => object,
-            Shape::Partial => reply::partial(object),
+            Shape::Partial => reply::partial(self.view(), object),
             Shape::Table => {
                 let metadata = json!({ "resourceVersion": object["metadata"]["resourceVersion"] });
                 let has_sent_columns = std::mem::replace(&mut self.has_sent_columns, true);
-                table(&self.kind.resource, metadata, self.include, Some(&object), has_sent_columns)
+                table(self.view(), metadata, Some(&object), has_sent_columns)
             }
         }
     }
@@ -402,24 +418,15 @@ impl Watcher {
             Shape::Object => {
                 json!({ "kind": resource.kind, "apiVersion": resource.api_version(), "metadata": metadata })
             }
-            Shape::Partial => {
-                json!({ "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata })
-            }
+            Shape::Partial => reply::partial(self.view(), json!({ "metadata": metadata })),
             Shape::Table => {
                 let has_sent_columns = std::mem::replace(&mut self.has_sent_columns, true);
-                table(resource, metadata, self.include, None, has_sent_columns)
+                table(self.view(), metadata, None, has_sent_columns)
             }
         };
         let mut chunk = Vec::new();
-        self.frame(&mut chunk, "BOOKMARK", &object);
+        put_frame(&mut chunk, &self.accepted, "BOOKMARK", &object);
         chunk.into()
-    }
-
-    fn frame(&self, chunk: &mut Vec<u8>, word: &str, object: &Value) {
-        let object = reply::rendered(&Accepted { is_pretty: false, ..self.accepted }, object);
-        begin_frame(chunk, word);
-        chunk.extend_from_slice(&object);
-        chunk.extend_from_slice(FRAME_END);
     }
 }
 
@@ -431,14 +438,8 @@ enum Turn {
 }
 
 /// Only the first table of a watch names its columns.
-fn table(
-    resource: &Resource,
-    metadata: Value,
-    include: IncludeObject,
-    object: Option<&Value>,
-    has_sent_columns: bool,
-) -> Value {
-    let mut table = reply::table(resource, metadata, include, object, Timestamp::now());
+fn table(view: reply::View<'_>, metadata: Value, object: Option<&Value>, has_sent_columns: bool) -> Value {
+    let mut table = reply::table(view, metadata, object, Timestamp::now());
     if has_sent_columns {
         table["columnDefinitions"] = Value::Null;
     }
@@ -453,12 +454,18 @@ fn plain_frame(told: &Told) -> Vec<u8> {
     frame
 }
 
-fn error_frame(refusal: &ApiError) -> Bytes {
-    let mut frame = Vec::new();
-    begin_frame(&mut frame, "ERROR");
-    frame.extend_from_slice(reply::status(refusal).to_string().as_bytes());
-    frame.extend_from_slice(FRAME_END);
-    frame.into()
+/// Appends an event in the client's format.
+fn put_frame(chunk: &mut Vec<u8>, accepted: &Accepted, word: &str, object: &Value) {
+    match reply::rendered(&Accepted { is_pretty: false, ..*accepted }, object) {
+        Ok(body) if accepted.format == Format::Protobuf => protobuf::put_frame(chunk, word, &body),
+        Ok(body) => {
+            begin_frame(chunk, word);
+            chunk.extend_from_slice(&body);
+            chunk.extend_from_slice(FRAME_END);
+        }
+        // A Status always has a form.
+        Err(error) => put_frame(chunk, accepted, "ERROR", &reply::status(&error)),
+    }
 }
 
 /// The type stands before the object, as upstream writes it: clients that read by hand rely on it.
@@ -526,7 +533,8 @@ mod tests {
 
     #[test]
     fn the_type_stands_first() {
-        let frame = error_frame(&ApiError::gone("old"));
+        let mut frame = Vec::new();
+        put_frame(&mut frame, &Accepted::JSON, "ERROR", &reply::status(&ApiError::gone("old")));
         assert!(frame.starts_with(br#"{"type":"ERROR","object":{"apiVersion":"#), "{frame:?}");
         assert!(frame.ends_with(b"}}\n"), "{frame:?}");
     }

@@ -6,11 +6,14 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use api_types::Key;
+use api_types::{Key, schema};
 use bytes::Bytes;
 use serde_json::Value;
 
-use crate::codec::encode;
+use crate::codec::{
+    encode,
+    protobuf::{self, ProtobufError},
+};
 
 /// Reads an object's selectable fields, but for `metadata.name` and `metadata.namespace`.
 pub type Selectable = fn(&Value) -> Vec<(&'static str, String)>;
@@ -28,6 +31,8 @@ pub struct Item {
     /// Besides name and namespace.
     pub fields: Vec<(&'static str, String)>,
     value: OnceLock<Arc<Value>>,
+    /// The message, with resourceVersion, once somebody has asked for protobuf.
+    protobuf: OnceLock<Bytes>,
     /// Why the stored bytes are no object. Reading it is an error that names the key.
     pub corrupt: Option<String>,
 }
@@ -37,7 +42,7 @@ impl Item {
     pub fn new(rest: &str, revision: u64, bytes: Bytes, selectable: Selectable) -> Self {
         let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
         let key = Key::new(namespace, name);
-        let parsed = serde_json::from_slice::<Value>(&bytes).map_err(|error| error.to_string()).and_then(|value| {
+        let parsed = parsed(&bytes).and_then(|value| {
             let is_object =
                 value["metadata"].is_object() && value["kind"].is_string() && value["apiVersion"].is_string();
             if is_object { Ok(value) } else { Err("no apiVersion, kind or metadata".to_owned()) }
@@ -53,6 +58,7 @@ impl Item {
                     labels: BTreeMap::new(),
                     fields: Vec::new(),
                     value: OnceLock::new(),
+                    protobuf: OnceLock::new(),
                     corrupt: Some(why),
                 };
             }
@@ -72,6 +78,7 @@ impl Item {
             labels: labels.unwrap_or_default(),
             fields: selectable(&value),
             value: OnceLock::new(),
+            protobuf: OnceLock::new(),
             corrupt: None,
         }
     }
@@ -86,6 +93,7 @@ impl Item {
             labels: self.labels.clone(),
             fields: self.fields.clone(),
             value: OnceLock::new(),
+            protobuf: OnceLock::new(),
             corrupt: self.corrupt.clone(),
         }
     }
@@ -107,6 +115,23 @@ impl Item {
     /// What stands before and behind the place of `"resourceVersion":"…",`.
     pub fn split(&self) -> (&[u8], &[u8]) {
         self.bytes.split_at(self.metadata_at)
+    }
+
+    /// As a protobuf message of its stored type, with resourceVersion; kept for the next reader.
+    pub fn protobuf(&self, api_version: &str, kind: &str) -> Result<&Bytes, ProtobufError> {
+        if let Some(message) = self.protobuf.get() {
+            return Ok(message);
+        }
+        let mut json = Vec::with_capacity(self.bytes.len() + 40);
+        encode::splice(&mut json, self.split(), self.revision);
+        let mut message = protobuf::raw(api_version, kind, &json)?;
+        message.shrink_to_fit();
+        Ok(self.protobuf.get_or_init(|| message.into()))
+    }
+
+    /// The message, if [`Item::protobuf`] has made it; else nothing.
+    pub fn made_protobuf(&self) -> &[u8] {
+        self.protobuf.get().map(Bytes::as_ref).unwrap_or_default()
     }
 
     /// Decoded, with resourceVersion; kept for the next reader.
@@ -133,6 +158,19 @@ impl Item {
     }
 }
 
+/// A stored value, which is JSON, or protobuf where a stock cluster wrote it.
+fn parsed(bytes: &[u8]) -> Result<Value, String> {
+    if !bytes.starts_with(protobuf::MAGIC) {
+        return serde_json::from_slice(bytes).map_err(|error| error.to_string());
+    }
+    let value = protobuf::decode_any(bytes).map_err(|error| error.to_string())?;
+    let text = |name: &str| value[name].as_str().unwrap_or_default();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let of = schema::of(group, version, kind).ok_or_else(|| format!("{api_version} {kind} is not known"))?;
+    Ok(schema::decode(of, value).map_err(|error| error.to_string())?.value)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -156,8 +194,24 @@ mod tests {
     }
 
     #[test]
+    fn protobuf_of_a_stock_cluster_is_read() {
+        let object = serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a",
+            "labels": {"x": "y"}}, "data": {"k": "v"}});
+        let item = Item::new("ns/a", 7, protobuf::encode(&object).unwrap().into(), plain);
+        assert_eq!(item.corrupt, None);
+        let (head, tail) = item.split();
+        assert_eq!(head, br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"#);
+        assert_eq!(tail, br#""labels":{"x":"y"},"name":"a"},"data":{"k":"v"}}"#);
+        assert_eq!(item.labels["x"], "y");
+        let message = item.protobuf("v1", "ConfigMap").unwrap().clone();
+        let read = protobuf::decode_any(&protobuf::enveloped("v1", "ConfigMap", &message)).unwrap();
+        assert_eq!(read["metadata"]["resourceVersion"], "7");
+        assert_eq!(item.made_protobuf(), message);
+    }
+
+    #[test]
     fn broken_bytes_are_kept_and_named() {
-        for bytes in ["", "{", "[]", "k8s\0", r#"{"kind":"K"}"#] {
+        for bytes in ["", "{", "[]", "k8s\0", "k8s\0\x0a\x01", r#"{"kind":"K"}"#] {
             let item = Item::new("n", 7, Bytes::from_static(bytes.as_bytes()), plain);
             assert!(item.corrupt.is_some(), "{bytes}");
         }

@@ -1,5 +1,7 @@
 //! Protobuf's wire format: numbered fields of four shapes.
 
+use super::table::Type;
+
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     #[error("it ends in the middle of a field")]
@@ -82,6 +84,41 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
+/// Begins a field: its number, and the wire type that values of its type have.
+pub fn put_tag(bytes: &mut Vec<u8>, number: u32, type_: Type) {
+    let wire = match type_ {
+        Type::Bool | Type::Integer => 0,
+        Type::Double => 1,
+        Type::String | Type::Bytes | Type::Message(_) => 2,
+    };
+    put_varint(bytes, u64::from(number) << 3 | wire);
+}
+
+pub fn put_varint(bytes: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+}
+
+/// Puts before everything from `at` on how long it is.
+pub fn put_length(bytes: &mut Vec<u8>, at: usize) {
+    let mut length = (bytes.len() - at) as u64;
+    if length < 0x80 {
+        return bytes.insert(at, length as u8);
+    }
+    let mut prefix = [0; 10];
+    let mut count = 0;
+    while length >= 0x80 {
+        prefix[count] = length as u8 | 0x80;
+        length >>= 7;
+        count += 1;
+    }
+    prefix[count] = length as u8;
+    bytes.splice(at..at, prefix[..=count].iter().copied());
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -91,6 +128,19 @@ mod tests {
         let message = [0x08, 0x96, 0x01, 0x12, 0x01, b'x', 0x1d, 1, 0, 0, 0];
         let fields: Vec<_> = Fields::new(&message).collect::<Result<_, _>>().unwrap();
         assert_eq!(fields, [(1, Field::Varint(150)), (2, Field::Bytes(b"x")), (3, Field::Fixed32(1))]);
+    }
+
+    #[test]
+    fn lengths_go_before_what_they_count() {
+        for length in [0, 1, 127, 128, 300, 20_000] {
+            let mut bytes = vec![7];
+            put_tag(&mut bytes, 2, Type::String);
+            let at = bytes.len();
+            bytes.resize(at + length, b'x');
+            put_length(&mut bytes, at);
+            let expected = vec![b'x'; length];
+            assert_eq!(Fields::new(&bytes[1..]).next(), Some(Ok((2, Field::Bytes(&expected)))));
+        }
     }
 
     #[test]
