@@ -1,6 +1,7 @@
 //! How a change that a client describes is worked into an object: the three patch formats.
 //! Everything is a function from (type, old, patch) to new.
 
+pub mod apply;
 mod json_patch;
 mod merge_patch;
 mod strategic;

@@ -55,6 +55,8 @@ pub struct Field {
     pub list: Option<ListType>,
     /// For server-side apply, where the list is a map.
     pub list_map_keys: Vec<Text>,
+    /// What an item means that leaves the field out, where the field is one of the list-map-keys.
+    pub key_default: Option<Text>,
     /// The map is replaced as a whole.
     pub atomic_map: bool,
     pub patch: PatchStrategy,

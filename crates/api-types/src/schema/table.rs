@@ -7,7 +7,8 @@ use super::{Field, GroupVersionKind, ListType, PatchStrategy, Presence, Shape, T
 
 /// A line per type, then an indented one per field; made by `cargo xtask schema`.
 const TYPES: &str = include_str!("types.txt");
-/// `type *field +field`: `*` marks what is kept when empty, `+` what is always written.
+/// `type *field +field field=value`: `*` marks what is kept when empty, `+` what is always written, `=` what
+/// an absent field means that tells the items of a list.
 const PRESENCE: &str = include_str!("presence.txt");
 /// Stands before every name in the tables that does not start with `io.`.
 const COMMON_PREFIX: &str = "io.k8s.api.";
@@ -41,15 +42,24 @@ fn blocks() -> Vec<(&'static str, Vec<&'static str>)> {
     blocks
 }
 
-/// (type, field) -> presence, where it is not the rule.
-fn presence() -> HashMap<(&'static str, &'static str), Presence> {
+/// What `presence.txt` says of a field.
+enum Mark {
+    Presence(Presence),
+    KeyDefault(&'static str),
+}
+
+/// (type, field) -> its mark, where it is not the rule.
+fn presence() -> HashMap<(&'static str, &'static str), Mark> {
     let mut presence = HashMap::new();
     for line in lines(PRESENCE) {
         let of = word(line);
         for mark in line.split(' ').skip(1) {
-            let (of_field, field) = mark.split_at(1);
-            let kept = if of_field == "+" { Presence::Always } else { Presence::Optional };
-            presence.insert((of, field), kept);
+            let (field, mark) = match (mark.split_once('='), mark.split_at(1)) {
+                (Some((field, value)), _) => (field, Mark::KeyDefault(value)),
+                (None, ("+", field)) => (field, Mark::Presence(Presence::Always)),
+                (None, (_, field)) => (field, Mark::Presence(Presence::Optional)),
+            };
+            presence.insert((of, field), mark);
         }
     }
     presence
@@ -67,15 +77,17 @@ fn read_type(
     head: &'static str,
     fields: &[&'static str],
     numbers: &HashMap<&str, usize>,
-    presence: &HashMap<(&'static str, &'static str), Presence>,
+    presence: &HashMap<(&'static str, &'static str), Mark>,
 ) -> Type {
     let name = word(head);
     let mut fields: Vec<Field> = fields
         .iter()
         .map(|line| {
             let mut field = read_field(line, numbers);
-            if let Some(kept) = presence.get(&(name, word(line).trim_end_matches('!'))) {
-                field.presence = *kept;
+            match presence.get(&(name, word(line).trim_end_matches('!'))) {
+                Some(Mark::Presence(kept)) => field.presence = *kept,
+                Some(Mark::KeyDefault(value)) => field.key_default = Some(Cow::Borrowed(value)),
+                None => {}
             }
             field
         })
@@ -105,6 +117,7 @@ fn read_field(line: &'static str, numbers: &HashMap<&str, usize>) -> Field {
         presence: if required { Presence::Optional } else { Presence::OmitEmpty },
         list: None,
         list_map_keys: vec![],
+        key_default: None,
         atomic_map: false,
         patch: PatchStrategy::default(),
         patch_merge_key: None,
