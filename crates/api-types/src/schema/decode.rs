@@ -107,7 +107,8 @@ fn keep_field(field: &Field, value: &mut Value, path: &Path, unknown: &mut Vec<S
         return Ok(false);
     }
     decode_value(&field.shape, value, path, unknown)?;
-    Ok(field.presence != Presence::OmitEmpty || !is_empty(value))
+    let is_empty_map = || matches!(field.shape, Shape::Map(_)) && value.as_object().is_some_and(Map::is_empty);
+    Ok(field.presence != Presence::OmitEmpty || !(is_empty(value) || is_empty_map()))
 }
 
 /// Go's idea of empty; a struct is never empty.
@@ -326,7 +327,7 @@ mod tests {
                 json!({"nodeSelector": {"a": ""}, "containers": []}),
             ),
             (
-                json!({"containers": [], "nodeName": "", "hostNetwork": false, "tolerations": []}),
+                json!({"containers": [], "nodeName": "", "hostNetwork": false, "tolerations": [], "nodeSelector": {}}),
                 json!({"containers": []}),
             ),
             (

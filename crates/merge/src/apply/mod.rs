@@ -11,3 +11,6 @@ pub use ownership::{
 };
 pub use path_set::{Set, SetError};
 pub use typed::{Comparison, Keys, Node, compare};
+
+#[cfg(test)]
+mod tests;

@@ -119,6 +119,37 @@ impl Owners {
         self.0.into_iter().map(entry).collect()
     }
 
+    /// The owners of `field`, as if it were all there is, in a kind of `api_version` that has a field of that name.
+    pub fn of_field(&self, field: &Set, api_version: &str) -> Self {
+        let owners = self.0.iter().filter(|owner| !owner.fields.intersection(field).is_empty());
+        let alone =
+            |owner: &Owner| Owner { api_version: api_version.to_owned(), fields: field.clone(), ..owner.clone() };
+        Self(owners.map(alone).collect())
+    }
+
+    /// The way back from [`Owners::of_field`], after a write of the other kind.
+    ///
+    /// Source: `ToParent` in apimachinery/pkg/util/managedfields/scalehandler.go.
+    pub fn with_field(mut self, field: &Set, of_field: Self, api_version: &str) -> Self {
+        let is_same = |a: &Owner, b: &Owner| {
+            (a.operation, &a.manager, &a.subresource) == (b.operation, &b.manager, &b.subresource)
+        };
+        for owner in &mut self.0 {
+            if !of_field.0.iter().any(|other| is_same(owner, other)) {
+                owner.fields.subtract(field);
+            }
+        }
+        self.drop_empty();
+        for other in of_field.0 {
+            if !other.fields.intersection(field).is_empty() && !self.0.iter().any(|owner| is_same(owner, &other)) {
+                // Upstream forgets the time on this way.
+                let (api_version, time) = (api_version.to_owned(), String::new());
+                self.0.push(Owner { api_version, time, fields: field.clone(), ..other });
+            }
+        }
+        self
+    }
+
     fn position(&self, wanted: &Owner) -> Option<usize> {
         self.0.iter().position(|owner| owner.is_same(wanted))
     }
@@ -201,8 +232,6 @@ pub struct Subject<'a> {
     pub api_version: &'a str,
     pub kind: &'a str,
     pub root: Node<'a>,
-    /// An object in which nothing is set.
-    pub empty: &'a Value,
     pub ownable: &'a Ownable,
     pub convert: Convert<'a>,
 }
@@ -428,10 +457,11 @@ pub struct Applied {
 }
 
 /// Makes `live` what `config` says: its fields are set and owned, and what its manager applied before and does no
-/// more is taken away unless others own it. `force` takes fields over from owners that have them otherwise.
+/// more is taken away unless others own it. `empty` is an object in which nothing is set. `force` takes fields over from owners that have them otherwise.
 pub fn apply(
     subject: &Subject,
     writer: Writer,
+    empty: &Value,
     live: &Value,
     config: &Value,
     owners: Owners,
@@ -440,7 +470,7 @@ pub fn apply(
     check(subject, config)?;
     let owners = if owners.is_empty() {
         let before = Writer { manager: BEFORE_FIRST_APPLY, ..writer };
-        track(subject, before, subject.empty, live, owners)
+        track(subject, before, empty, live, owners)
     } else {
         owners
     };

@@ -362,7 +362,7 @@ fn merge_items(node: Node, live: Vec<Value>, config: &[Value]) -> Value {
     let is_wanted: HashSet<&str> = wanted.iter().map(String::as_str).collect();
     let mut live: Vec<Option<Value>> = live.into_iter().map(Some).collect();
     // An item that is there twice is replaced, not merged.
-    let mut merged = |live: &mut Vec<Option<Value>>, at: usize| {
+    let merged = |live: &mut Vec<Option<Value>>, at: usize| {
         let old = match places.get(wanted[at].as_str()).map(Vec::as_slice) {
             Some([place]) => live[*place].take(),
             _ => None,
