@@ -30,6 +30,9 @@ use crate::{
     watch_cache::Cache,
 };
 
+/// As whom the server's own writes are recorded in managedFields.
+const OWN_MANAGER: &str = "kube-apiserver";
+
 /// Tied together once in `assemble`, then shared.
 pub struct Server {
     pub flags: Flags,
@@ -70,6 +73,7 @@ impl Server {
             subresource: String::new(),
             query: Query::default(),
             headers: HeaderMap::new(),
+            manager: Some(OWN_MANAGER.to_owned()),
         })
     }
 
@@ -96,7 +100,7 @@ impl Server {
         let change = |old: &Value| {
             let mut object = old.clone();
             change(&mut object)?;
-            Ok(Changed { object, warnings: Vec::new() })
+            Ok(Changed::new(object))
         };
         Ok(ask.update(&change, &WriteOptions::default()).await?.item.value())
     }

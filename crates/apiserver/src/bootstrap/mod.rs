@@ -189,7 +189,7 @@ async fn ensure_condition(server: &Arc<Server>, wanted: &Wanted) -> Result<(), A
             condition["lastTransitionTime"] = json!(now());
             object["status"]["conditions"] = json!([condition]);
         }
-        Ok(Changed { object, warnings: Vec::new() })
+        Ok(Changed::new(object))
     };
     let mut ask = server.own(wanted.resource, key(wanted))?;
     ask.subresource = "status".to_owned();

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use api_types::{
     FieldError, Resource,
-    k8s::meta::{ManagedFieldsEntry, ObjectMeta, OwnerReference},
+    k8s::meta::{ObjectMeta, OwnerReference},
     names,
 };
 use serde::Deserialize;
@@ -110,9 +110,6 @@ fn validate_common(meta: &ObjectMeta, errors: &mut Errors) {
     annotations(meta.annotations.as_ref(), &METADATA.field("annotations"), errors);
     owners(items(&meta.owner_references), errors);
     finalizers(items(&meta.finalizers), errors);
-    for (i, entry) in items(&meta.managed_fields).iter().enumerate() {
-        managed_fields(entry, &METADATA.field("managedFields").index(i), errors);
-    }
 }
 
 /// Keys are qualified names whose case does not matter.
@@ -191,19 +188,18 @@ fn no_new_finalizers(new: &ObjectMeta, old: &ObjectMeta, errors: &mut Errors) {
     }
 }
 
-fn managed_fields(entry: &ManagedFieldsEntry, path: &Path, errors: &mut Errors) {
-    if !matches!(text(&entry.operation), "Apply" | "Update") {
-        errors.invalid(&path.field("operation"), text(&entry.operation), "must be `Apply` or `Update`");
+/// Checks managedFields, which are kept apart from the object until it is stored. Operation and type of the
+/// fields are right where they could be read.
+pub fn validate_managed_fields(entries: &Value) -> Vec<FieldError> {
+    let mut errors = Errors::default();
+    for (i, entry) in entries.as_array().into_iter().flatten().enumerate() {
+        for (field, max) in [("manager", FIELD_MANAGER_MAX), ("subresource", SUBRESOURCE_MAX)] {
+            if entry[field].as_str().is_some_and(|text| text.len() > max) {
+                errors.too_long(&METADATA.field("managedFields").index(i).field(field), max);
+            }
+        }
     }
-    if !matches!(text(&entry.fields_type), "" | "FieldsV1") {
-        errors.invalid(&path.field("fieldsType"), text(&entry.fields_type), "must be `FieldsV1`");
-    }
-    if text(&entry.manager).len() > FIELD_MANAGER_MAX {
-        errors.too_long(&path.field("manager"), FIELD_MANAGER_MAX);
-    }
-    if text(&entry.subresource).len() > SUBRESOURCE_MAX {
-        errors.too_long(&path.field("subresource"), SUBRESOURCE_MAX);
-    }
+    errors.0
 }
 
 #[cfg(test)]

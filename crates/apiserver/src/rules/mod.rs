@@ -26,6 +26,7 @@ pub mod meta;
 pub mod namespace;
 pub mod networking;
 pub mod node;
+pub mod ownable;
 pub mod path;
 pub mod pod;
 pub mod rbac;

@@ -30,7 +30,7 @@ pub fn bind(call: Call, binding: Value) -> BoxFuture<'static, Result<Answer, Api
         let at = now();
         let change = |old: &Value| {
             let object = bound(old, &binding, &at).map_err(|why| conflict(&pod.name, &why))?;
-            Ok(Changed { object, warnings: Vec::new() })
+            Ok(Changed::new(object))
         };
         let mut ask = write::<core::Pod>(&call.server, &call.user, pod.clone(), "binding");
         ask.rules = trusted(ask.rules);

@@ -79,8 +79,7 @@ async fn try_evict(call: &Call, mut options: meta::DeleteOptions) -> Result<(), 
     if let Way::Budget { name } = &way {
         let budget_key = api_types::Key::new(pod_key.namespace.as_str(), *name);
         let at = now();
-        let change =
-            |budget: &Value| Ok(Changed { object: decremented(budget, &pod_key.name, &at)?, warnings: Vec::new() });
+        let change = |budget: &Value| Ok(Changed::new(decremented(budget, &pod_key.name, &at)?));
         let dry_run = options.dry_run.as_ref().is_some_and(|values| !values.is_empty());
         let write_options = WriteOptions { dry_run, ..WriteOptions::default() };
         let ask = write::<policy::PodDisruptionBudget>(&call.server, &call.user, budget_key, "status");

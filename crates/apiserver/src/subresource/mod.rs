@@ -79,6 +79,7 @@ fn write<K: Object>(server: &Arc<Server>, user: &User, key: Key, subresource: &s
         subresource: subresource.to_owned(),
         query: Default::default(),
         headers: HeaderMap::new(),
+        manager: None,
     }
 }
 

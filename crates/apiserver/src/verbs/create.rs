@@ -9,6 +9,7 @@ use api_types::{
 };
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use merge::apply::Owners;
 use serde_json::Value;
 
 use super::{Ask, admit::Operation, meta, read::store_refusal};
@@ -26,6 +27,14 @@ use crate::{
 
 /// Upstream's number of tries for a name made from `generateName`.
 const GENERATED_NAME_TRIES: u32 = 8;
+
+/// Whose the fields of a new object are.
+pub(super) enum Owned {
+    /// The writer's, besides the managedFields that were sent.
+    Sent(Value),
+    /// An apply has found out.
+    Known(Owners),
+}
 
 /// A stored (or, in a dry run, not stored) object, and what the client is to be warned of.
 #[derive(Debug)]
@@ -68,7 +77,18 @@ impl Ask {
     }
 
     /// Creates a decoded object, with a made-up name if it asks for one.
-    pub async fn create_object(&self, object: Value, options: &WriteOptions) -> Result<Written, ApiError> {
+    pub async fn create_object(&self, mut object: Value, options: &WriteOptions) -> Result<Written, ApiError> {
+        let sent = meta::take_managed_fields(&mut object);
+        self.create_owned(object, Owned::Sent(sent), options).await
+    }
+
+    /// As [`Ask::create_object`], for an object whose managedFields have been taken out.
+    pub(super) async fn create_owned(
+        &self,
+        object: Value,
+        owned: Owned,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
         if !meta::text(&object, "resourceVersion").is_empty() {
             return Err(ApiError::new(500, "", "resourceVersion should not be set on objects to be created"));
         }
@@ -84,7 +104,7 @@ impl Ask {
                 let name = names::generated(&prefix, rand::random());
                 meta::metadata(&mut object).insert("name".to_owned(), name.into());
             }
-            match self.create_named(object, options).await {
+            match self.create_named(object, &owned, options).await {
                 Err(error) if error.is_already_exists() && attempt < tries => {}
                 result => return result,
             }
@@ -92,9 +112,19 @@ impl Ask {
         unreachable!("the last attempt returns")
     }
 
-    async fn create_named(&self, mut object: Value, options: &WriteOptions) -> Result<Written, ApiError> {
+    async fn create_named(
+        &self,
+        mut object: Value,
+        owned: &Owned,
+        options: &WriteOptions,
+    ) -> Result<Written, ApiError> {
         let key = Key::new(self.key.namespace.clone(), meta::text(&object, "name"));
         (self.rules.default)(&mut object);
+        let owners = match owned {
+            Owned::Sent(sent) => self.owners_of_new(&object, sent),
+            Owned::Known(owners) => owners.clone(),
+        };
+        let managed_fields = owners.into_managed_fields();
         meta::created(&mut object, &uuid::Uuid::new_v4().to_string(), &now());
         let mut warnings = self.mutate(Operation::Create, &key, &mut object, None, options.dry_run).await?;
         (self.rules.prepare_create)(&mut object);
@@ -102,6 +132,7 @@ impl Ask {
         let (authorizer, resource) = (&self.server.authorizer, &self.kind.resource);
         authz::check_write(authorizer, &self.user, resource, &self.subresource, None, &object)?;
         let mut errors = crate::rules::meta::validate_create(&self.kind.resource, &object, self.rules.name);
+        errors.extend(crate::rules::meta::validate_managed_fields(&managed_fields));
         errors.extend((self.rules.validate)(&object));
         if !errors.is_empty() {
             let resource = &self.kind.resource;
@@ -112,6 +143,7 @@ impl Ask {
         warnings.extend(self.validate(Operation::Create, &key, Some(&object), None, options.dry_run).await?);
         let claim =
             self.server.allocator.claim(&self.kind.resource, &mut object, None, options.dry_run, &self.server).await?;
+        meta::set_managed_fields(&mut object, managed_fields);
         let bytes = self.encode(object);
         if options.dry_run {
             if self.server.cache.shelf(&self.kind.storage).snapshot().get(&key).is_some() {

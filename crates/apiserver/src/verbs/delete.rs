@@ -325,6 +325,7 @@ impl Ask {
             subresource: String::new(),
             query: self.query.clone(),
             headers: self.headers.clone(),
+            manager: self.manager.clone(),
         }
     }
 }

@@ -42,6 +42,21 @@ pub fn set_finalizers(object: &mut Value, finalizers: Vec<String>) {
     }
 }
 
+/// Takes out who owns which field; null if nobody is recorded. That is looked after beside the object until it is
+/// stored, so that defaults, validation and what an endpoint keeps of the old object leave it alone.
+pub fn take_managed_fields(object: &mut Value) -> Value {
+    object
+        .get_mut("metadata")
+        .and_then(|metadata| metadata.as_object_mut()?.remove("managedFields"))
+        .unwrap_or_default()
+}
+
+pub fn set_managed_fields(object: &mut Value, managed_fields: Value) {
+    if !managed_fields.is_null() {
+        metadata(object).insert("managedFields".to_owned(), managed_fields);
+    }
+}
+
 /// Puts the request's namespace into an object that names none, and refuses another one.
 pub fn place(object: &mut Value, resource: &Resource, key: &Key) -> Result<(), ApiError> {
     let namespace = text(object, "namespace");
@@ -75,7 +90,7 @@ pub fn name(object: &mut Value, key: &Key) -> Result<(), ApiError> {
 /// A new object's system fields. `now` is RFC 3339 in whole seconds.
 pub fn created(object: &mut Value, uid: &str, now: &str) {
     let metadata = metadata(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"] {
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         metadata.remove(field);
     }
     metadata.insert("uid".to_owned(), uid.into());
@@ -86,7 +101,6 @@ pub fn created(object: &mut Value, uid: &str, now: &str) {
 pub fn updated(object: &mut Value, old: &Value) {
     let metadata = metadata(object);
     metadata.remove("selfLink");
-    metadata.remove("managedFields");
     for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
         match &old["metadata"][field] {
             Value::Null => metadata.remove(field),
@@ -115,7 +129,7 @@ mod tests {
 
     #[test]
     fn system_fields_cannot_be_sent() {
-        let mut object = json!({"metadata":{"name":"a","uid":"mine","deletionTimestamp":"x","managedFields":[]}});
+        let mut object = json!({"metadata":{"name":"a","uid":"mine","deletionTimestamp":"x"}});
         created(&mut object, "u", "t");
         assert_eq!(object, json!({"metadata":{"name":"a","uid":"u","creationTimestamp":"t"}}));
         let old = json!({"metadata":{"name":"a","uid":"u","creationTimestamp":"t","generation":3}});

@@ -31,6 +31,7 @@ pub mod create;
 mod delete;
 pub mod hook;
 mod meta;
+mod owners;
 mod patch;
 mod read;
 mod scale;
@@ -52,6 +53,8 @@ pub struct Ask {
     pub subresource: String,
     pub query: api_types::options::Query,
     pub headers: HeaderMap,
+    /// Who is recorded as the owner of what is written; `None`: nobody, as the server itself sees to something.
+    pub manager: Option<String>,
 }
 
 /// Reads, writes or watches what an authorised request names.
@@ -74,6 +77,7 @@ pub async fn dispatch(
     }
     let (parts, incoming) = http.into_parts();
     let ask = Ask {
+        manager: Some(owners::manager(request.query.text("fieldManager"), &parts.headers)),
         rules: rules::rules(&kind.resource),
         key: key(&kind, &target),
         subresource: target.subresource,
@@ -163,7 +167,11 @@ async fn call(hook: Hook, call: Call, http: http::Request<Incoming>) -> Result<R
                 None => decode::object(&body, format, &call.kind, validation)?,
             };
             audit::note(|notes| notes.sent(&decoded.object));
-            let answer = post(call, decoded.object).await?;
+            let mut object = decoded.object;
+            if target.subresource.is_empty() {
+                owners::own_transient(&call, &parts.headers, &mut object);
+            }
+            let answer = post(call, object).await?;
             let mut response = reply::value(answer.status, &accepted, &answer.object);
             let warnings = [decoded.warnings, answer.warnings].concat();
             reply::warn(&mut response, &warnings);

@@ -4,10 +4,11 @@ use api_types::{
     ApiError, Verb,
     k8s::meta::LabelSelector,
     labels::Selector,
-    options::{GetOptions, PatchKind, PatchOptions, WriteOptions},
+    options::{GetOptions, WriteOptions},
 };
 use bytes::Bytes;
 use http::{Response, StatusCode};
+use merge::apply::Owners;
 use serde_json::{Value, json};
 
 use super::{Ask, create::Written, meta, patch::Patch, update::Changed};
@@ -21,7 +22,7 @@ use crate::{
     },
 };
 
-const KIND: (&str, &str, &str) = ("autoscaling", "v1", "Scale");
+pub(super) const KIND: (&str, &str, &str) = ("autoscaling", "v1", "Scale");
 
 pub(super) async fn answer(ask: &Ask, verb: Verb, body: Bytes) -> Result<Response<Body>, ApiError> {
     let accepted = ask.accepted(Shapes::ObjectOnly)?;
@@ -31,7 +32,10 @@ pub(super) async fn answer(ask: &Ask, verb: Verb, body: Bytes) -> Result<Respons
             let format = decode::format(&ask.headers)?;
             let Decoded { object: scale, warnings } = decode::typed(&body, format, KIND, options.field_validation)?;
             audit::note(|notes| notes.sent(&scale));
-            let change = |old: &Value| changed(ask, old, scale.clone());
+            let change = |old: &Value| {
+                let owners = ask.owners_of_scale(old, &of(old), &scale);
+                changed(ask, old, scale.clone(), owners)
+            };
             let mut written = ask.update(&change, &options).await?;
             written.warnings.splice(..0, warnings);
             written
@@ -39,13 +43,27 @@ pub(super) async fn answer(ask: &Ask, verb: Verb, body: Bytes) -> Result<Respons
         Verb::Patch => {
             audit::note(|notes| notes.patch(&body));
             let patch = Patch::parse(decode::media_type(&ask.headers), body, KIND)?;
-            let options = PatchOptions::from_query(&ask.query, PatchKind::Other)?.write;
+            let options = patch.options(&ask.query)?;
+            let validation = options.write.field_validation;
             let change = |old: &Value| {
-                let scale = patch.apply(&of(old), KIND)?;
-                let decoded = decode::checked(scale, Vec::new(), KIND, options.field_validation)?;
-                changed(ask, old, decoded.object)
+                let (scale, owners) = match &patch {
+                    Patch::Apply(config) => {
+                        let force = options.force == Some(true);
+                        ask.applied_scale(old, of(old), &config.value, force)?
+                    }
+                    Patch::Edit(edit) => {
+                        let scale = edit.apply(&of(old), KIND)?;
+                        let owners = ask.owners_of_scale(old, &of(old), &scale);
+                        (scale, owners)
+                    }
+                };
+                let Decoded { object: scale, mut warnings } = decode::checked(scale, Vec::new(), KIND, validation)?;
+                if let Patch::Apply(config) = &patch {
+                    warnings.extend(config.warnings(validation)?);
+                }
+                Ok(Changed { warnings, ..changed(ask, old, scale, owners)? })
             };
-            ask.update(&change, &options).await?
+            ask.update(&change, &options.write).await?
         }
         _ => {
             let item = ask.read(&GetOptions::from_query(&ask.query)).await?;
@@ -88,7 +106,7 @@ fn selector(selector: &Value) -> Option<String> {
 }
 
 /// The object with what `scale` says.
-fn changed(ask: &Ask, old: &Value, scale: Value) -> Result<Changed, ApiError> {
+fn changed(ask: &Ask, old: &Value, scale: Value, owners: Owners) -> Result<Changed, ApiError> {
     ask.check_identity(&scale)?;
     let mut object = old.clone();
     for field in ["uid", "resourceVersion"] {
@@ -101,7 +119,7 @@ fn changed(ask: &Ask, old: &Value, scale: Value) -> Result<Changed, ApiError> {
         }
     }
     object["spec"]["replicas"] = scale["spec"]["replicas"].as_i64().unwrap_or(0).into();
-    Ok(Changed { object, warnings: Vec::new() })
+    Ok(Changed { owners: Some(owners), ..Changed::new(object) })
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use api_types::{ApiError, FieldError, options::WriteOptions};
 use bytes::Bytes;
 use http::Response;
+use merge::apply::Owners;
 use serde_json::Value;
 
 use super::{
@@ -14,6 +15,7 @@ use super::{
     create::Written,
     hook::{Hook, UpdateRules},
     meta,
+    owners::differ_in_times_only,
     read::store_refusal,
 };
 use crate::{
@@ -31,6 +33,14 @@ const TRIES: u32 = 5;
 pub struct Changed {
     pub object: Value,
     pub warnings: Vec<String>,
+    /// Who owns what, if the change has found that out; else the writer owns what it changes.
+    pub owners: Option<Owners>,
+}
+
+impl Changed {
+    pub fn new(object: Value) -> Self {
+        Self { object, warnings: Vec::new(), owners: None }
+    }
 }
 
 /// Makes the new object from the old one, in the version of the row. Called again after each lost race.
@@ -43,9 +53,10 @@ impl Ask {
         let Decoded { mut object, warnings } = self.decode(&body, options.field_validation)?;
         meta::place(&mut object, &self.kind.resource, &self.key)?;
         meta::name(&mut object, &self.key)?;
-        let change = |_: &Value| Ok(Changed { object: object.clone(), warnings: Vec::new() });
+        let change = |_: &Value| Ok(Changed::new(object.clone()));
         let mut written = match self.update(&change, &options).await {
             Err(error) if error.is_not_found() && self.rules.create_on_update && self.subresource.is_empty() => {
+                self.may_create()?;
                 self.create_object(object.clone(), &options).await?
             }
             result => result?,
@@ -113,9 +124,12 @@ impl Ask {
             (view.from_stored)(&mut old);
         }
         (self.rules.default)(&mut old);
-        let Changed { object: mut new, mut warnings } = change(&old)?;
+        let Changed { object: mut new, mut warnings, owners } = change(&old)?;
+        let (stored, sent) = (meta::take_managed_fields(&mut old), meta::take_managed_fields(&mut new));
         self.check_preconditions(&mut new, &old)?;
         (self.rules.default)(&mut new);
+        let owners = owners.unwrap_or_else(|| self.owners_after(&old, &new, stored, &sent));
+        let managed_fields = owners.into_managed_fields();
         let rules = self.update_rules();
         meta::updated(&mut new, &old);
         warnings.extend(self.mutate(Operation::Update, &self.key, &mut new, Some(&old), options.dry_run).await?);
@@ -124,6 +138,7 @@ impl Ask {
         let authorizer = &self.server.authorizer;
         authz::check_write(authorizer, &self.user, resource, &self.subresource, Some(&old), &new)?;
         let mut errors = crate::rules::meta::validate_update(&new, &old);
+        errors.extend(crate::rules::meta::validate_managed_fields(&managed_fields));
         errors.extend((rules.validate)(&new, &old));
         if !errors.is_empty() {
             return Err(ApiError::invalid(&resource.group, &resource.kind, &self.key.name, &errors));
@@ -136,6 +151,7 @@ impl Ask {
             && !(self.rules.is_held)(&new)
             && meta::number(&old, "deletionGracePeriodSeconds").unwrap_or(0) == 0;
         let claim = self.server.allocator.claim(resource, &mut new, Some(&old), options.dry_run, &self.server).await?;
+        self.own(&mut new, managed_fields, &old, existing);
         let bytes = self.encode(new);
         if options.dry_run {
             let item = self.item(&self.key, existing.revision, bytes);
@@ -164,6 +180,18 @@ impl Ask {
                 }
             }
         }
+    }
+
+    /// Puts the owners into the object that is to be stored. If nothing else has changed, they keep their times:
+    /// a time alone is no reason to write.
+    fn own(&self, new: &mut Value, managed_fields: Value, old: &Value, existing: &Item) {
+        if new == old {
+            let stored = meta::take_managed_fields(&mut existing.decode());
+            if differ_in_times_only(&managed_fields, &stored) {
+                return meta::set_managed_fields(new, stored);
+            }
+        }
+        meta::set_managed_fields(new, managed_fields);
     }
 
     /// The uid and the resource version that the writer believes the object to have.

@@ -201,6 +201,7 @@ fn is_empty(value: &Value) -> bool {
 
 fn default_daemon_set(daemon_set: &mut Value) {
     default_status(daemon_set);
+    fill_text(child(child(daemon_set, "metadata"), "annotations"), TEMPLATE_GENERATION, "0");
     let spec = child(daemon_set, "spec");
     default_template(spec);
     fill(spec, "revisionHistoryLimit", REVISION_HISTORY_LIMIT);
