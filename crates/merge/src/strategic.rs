@@ -41,7 +41,9 @@ pub enum StrategicError {
     MergeInList,
     #[error("the order in the patch list of {0} does not match its $setElementOrder list")]
     Order(String),
-    #[error("unable to find api field {field:?} in {of}")]
+    #[error("patch content does not match the retainKeys list")]
+    NotRetained,
+    #[error("unable to find api field in struct {of} for the json field {field:?}")]
     UnknownField { field: String, of: String },
     #[error("{0} must be a list")]
     NotAList(String),
@@ -51,9 +53,16 @@ impl From<StrategicError> for ApiError {
     fn from(error: StrategicError) -> Self {
         match &error {
             StrategicError::NotAnObject | StrategicError::BadDirective(_) => ApiError::bad_request(error.to_string()),
-            StrategicError::ListOfLists => rejected(),
-            // Upstream answers 500 to the rest; the fault is in the request.
-            _ => ApiError::bad_request(error.to_string()),
+            StrategicError::ListOfLists | StrategicError::NotRetained => rejected(),
+            // The fault is in the request, but this is what clients of upstream's know.
+            StrategicError::MixedList
+            | StrategicError::NoMergeKey(_)
+            | StrategicError::NoMergeKeyDeclared(_)
+            | StrategicError::UnknownDirective(_)
+            | StrategicError::MergeInList
+            | StrategicError::Order(_)
+            | StrategicError::UnknownField { .. }
+            | StrategicError::NotAList(_) => ApiError::new(500, "", error.to_string()),
         }
     }
 }
@@ -97,7 +106,7 @@ impl<'a> Node<'a> {
     fn child(self, name: &str) -> Result<(Node<'a>, Strategy<'a>), StrategicError> {
         match self {
             Node::Struct(of) => {
-                let unknown = || StrategicError::UnknownField { field: name.to_owned(), of: of.name.to_string() };
+                let unknown = || StrategicError::UnknownField { field: name.to_owned(), of: last_part(&of.name) };
                 let field = of.field(name).ok_or_else(unknown)?;
                 let strategy = Strategy { patch: field.patch, merge_key: field.patch_merge_key.as_deref() };
                 Ok((Node::of(&field.shape), strategy))
@@ -113,6 +122,11 @@ impl<'a> Node<'a> {
             Node::Map(_) | Node::Free => "map".to_owned(),
         }
     }
+}
+
+/// The struct's name without its package.
+fn last_part(name: &str) -> String {
+    name.rsplit('.').next().unwrap_or(name).to_owned()
 }
 
 fn merge_map(node: Node, mut original: Object, mut patch: Object) -> Result<Object, StrategicError> {
@@ -172,7 +186,7 @@ fn retain_keys(original: &mut Object, patch: &Object, keys: &Value) -> Result<()
     let is_set =
         |name: &str, value: &Value| !value.is_null() && !name.starts_with(DELETE_FROM) && !name.starts_with(SET_ORDER);
     if patch.iter().any(|(name, value)| is_set(name, value) && !keys.contains(name.as_str())) {
-        return Err(bad());
+        return Err(StrategicError::NotRetained);
     }
     original.retain(|name, _| keys.contains(name.as_str()));
     Ok(())

@@ -129,16 +129,27 @@ fn refuses() {
         (containers("a"), json!({"containers": ["x"]}), StrategicError::MixedList),
         (containers("a"), json!({"containers": [["x"]]}), StrategicError::ListOfLists),
         (containers("a"), json!({"containers": [{"name": "a", "$patch": "merge"}]}), StrategicError::MergeInList),
-        (json!({"a": {}}), json!({"$retainKeys": ["a"], "b": 1}), StrategicError::BadDirective("retainKeys")),
+        (json!({"a": {}}), json!({"$retainKeys": ["a"], "b": 1}), StrategicError::NotRetained),
         (json!({}), json!({"$setElementOrder/containers": 1}), StrategicError::BadDirective("setElementOrder")),
         (
             json!({"nope": {}}),
             json!({"nope": {}}),
-            StrategicError::UnknownField { field: "nope".into(), of: "io.k8s.api.core.v1.PodSpec".into() },
+            StrategicError::UnknownField { field: "nope".into(), of: "PodSpec".into() },
         ),
     ] {
         assert_eq!(pod_spec(original, patch), Err(error));
     }
+}
+
+/// Upstream's codes: 500 is its answer to what it does not foresee.
+#[test]
+fn refuses_with_upstreams_codes() {
+    let code = |error: StrategicError| ApiError::from(error).code();
+    assert_eq!(code(StrategicError::BadDirective("retainKeys")), 400);
+    assert_eq!(code(StrategicError::NotRetained), 422);
+    assert_eq!(code(StrategicError::ListOfLists), 422);
+    assert_eq!(code(StrategicError::NoMergeKey("name".into())), 500);
+    assert_eq!(code(StrategicError::UnknownDirective("x".into())), 500);
 }
 
 fn a_spec() -> impl Strategy_<Value = Value> {

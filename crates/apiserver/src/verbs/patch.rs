@@ -2,7 +2,7 @@
 //! inside the update's loop; an apply also creates what is not there.
 
 use api_types::{
-    ApiError, Key,
+    ApiError, FieldError, Key,
     options::{FieldValidation, PatchKind, PatchOptions},
     schema,
 };
@@ -123,6 +123,14 @@ impl Config {
     }
 }
 
+/// A patched object that does not fit its kind is the patch's fault. Upstream quotes the object, which may be a secret.
+fn unfit(error: ApiError) -> ApiError {
+    match error.code() {
+        400 => ApiError::invalid("", "", "", &[FieldError::invalid("patch", "", error.message())]),
+        _ => error,
+    }
+}
+
 impl Ask {
     pub(super) async fn patch(&self, body: Bytes) -> Result<Response<Body>, ApiError> {
         let view = self.view(Shapes::ObjectOnly)?;
@@ -137,7 +145,7 @@ impl Ask {
                 let change = |old: &Value| {
                     let object = edit.apply(old, kind)?;
                     let Decoded { object, warnings } =
-                        decode::checked(object, Vec::new(), kind, options.write.field_validation)?;
+                        decode::checked(object, Vec::new(), kind, options.write.field_validation).map_err(unfit)?;
                     self.check_identity(&object)?;
                     Ok(Changed { warnings, ..Changed::new(object) })
                 };
