@@ -31,6 +31,8 @@ pub fn non_special(value: &str, path: &Path, errors: &mut Errors) {
         errors.invalid(path, value, "must be a valid IP address");
         return;
     };
+    // An IPv4 address in IPv6's clothes is that IPv4 address.
+    let address = address.to_canonical();
     if address.is_unspecified() {
         errors.invalid(path, value, format!("may not be unspecified ({value})"));
     }

@@ -195,10 +195,6 @@ fn validate_target(target: &MetricTarget, path: &Path, errors: &mut Errors) {
     if let Some(utilization) = target.average_utilization.filter(|utilization| *utilization < 1) {
         errors.invalid(&path.field("averageUtilization"), utilization, "must be greater than 0");
     }
-    if target.value.is_none() && target.average_value.is_none() && target.average_utilization.is_none() {
-        let detail = "must set either a target raw value, a target average value or a target utilization";
-        errors.required(&path.field("averageUtilization"), detail);
-    }
 }
 
 fn scaling(rules: &HPAScalingRules, path: &Path, errors: &mut Errors) {

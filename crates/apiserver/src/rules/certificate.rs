@@ -14,6 +14,32 @@ use super::{
 };
 
 const SPEC: Path = Path::root("spec");
+/// In the order in which upstream lists them.
+const USAGES: [&str; 23] = [
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
 const EXPIRATION_MIN_S: i32 = 600;
 
 /// Who asks is written by admission; the request never changes.
@@ -86,8 +112,15 @@ fn validate_request(request: &CertificateSigningRequest, errors: &mut Errors) {
         let detail = "unable to parse csr: PEM block type must be CERTIFICATE REQUEST";
         errors.invalid(&SPEC.field("request"), &spec.request, detail);
     }
-    if items(&spec.usages).is_empty() {
+    let usages = items(&spec.usages);
+    if usages.is_empty() {
         errors.required(&SPEC.field("usages"), "usages must contain at least one value");
+    }
+    for (i, usage) in usages.iter().enumerate() {
+        errors.one_of(&SPEC.field("usages").index(i), usage, &USAGES);
+        if usages[..i].contains(usage) {
+            errors.duplicate(&SPEC.field("usages").index(i), usage);
+        }
     }
     match spec.signer_name.split_once('/') {
         None if spec.signer_name.is_empty() => errors.required(&SPEC.field("signerName"), ""),

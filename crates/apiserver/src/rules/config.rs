@@ -14,6 +14,7 @@ use super::{
     PLAIN, Rules, check,
     edit::{child, fill_text, remove, set, text},
     path::{Errors, Path, text as some_text},
+    warnings,
 };
 
 /// Most that the values of one ConfigMap or Secret may hold.
@@ -25,8 +26,8 @@ const SERVICE_ACCOUNT_NAME: &str = "kubernetes.io/service-account.name";
 
 pub const CONFIG_MAP: Rules =
     Rules { validate: |map| check(map, validate_config_map), validate_update: validate_config_map_update, ..PLAIN };
-/// No rules but the answer to a delete.
-pub const SERVICE_ACCOUNT: Rules = Rules { returns_deleted: true, ..PLAIN };
+/// No rules but the answer to a delete, and a warning.
+pub const SERVICE_ACCOUNT: Rules = Rules { warnings: warnings::service_account, returns_deleted: true, ..PLAIN };
 pub const SECRET: Rules = Rules {
     default: default_secret,
     prepare_update: |new, old| {

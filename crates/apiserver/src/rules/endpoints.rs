@@ -35,6 +35,7 @@ pub const ENDPOINTS: Rules = Rules {
     validate: |endpoints| check(endpoints, validate_endpoints),
     validate_update: |endpoints, _| check(endpoints, validate_endpoints),
     create_on_update: true,
+    deprecation: "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
     ..PLAIN
 };
 

@@ -35,6 +35,7 @@ pub mod selector;
 pub mod service;
 pub mod status;
 pub mod storage;
+pub mod warnings;
 pub mod webhook;
 pub mod workload;
 
@@ -64,8 +65,10 @@ pub struct Rules {
     pub validate_update: fn(&Value, &Value) -> Vec<FieldError>,
     /// (new, old)
     pub validate_status_update: fn(&Value, &Value) -> Vec<FieldError>,
-    /// Texts for `Warning` headers on create and update.
-    pub warnings: fn(&Value) -> Vec<String>,
+    /// Texts for `Warning` headers on create and, from what was, update.
+    pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
+    /// What every answer about a kind on its way out warns of.
+    pub deprecation: &'static str,
     /// Values of the selectable fields besides metadata.name and metadata.namespace.
     pub selectable: fn(&Value) -> Vec<(&'static str, String)>,
     pub selectable_names: &'static [&'static str],
@@ -93,7 +96,8 @@ pub const PLAIN: Rules = Rules {
     validate: |_| Vec::new(),
     validate_update: |_, _| Vec::new(),
     validate_status_update: |_, _| Vec::new(),
-    warnings: |_| Vec::new(),
+    warnings: |_, _| Vec::new(),
+    deprecation: "",
     selectable: |_| Vec::new(),
     selectable_names: &[],
     create_on_update: false,
@@ -108,6 +112,7 @@ pub const PLAIN: Rules = Rules {
 /// What `resource` does differently.
 pub fn rules(resource: &Resource) -> Rules {
     match (resource.group.as_ref(), resource.plural.as_ref()) {
+        ("", "componentstatuses") => Rules { deprecation: "v1 ComponentStatus is deprecated in v1.19+", ..PLAIN },
         ("", "configmaps") => config::CONFIG_MAP,
         ("", "endpoints") => endpoints::ENDPOINTS,
         ("", "events") => event::RULES,
@@ -267,7 +272,7 @@ mod tests {
                     (rules.validate)(&new);
                     (rules.validate_update)(&new, &old);
                     (rules.validate_status_update)(&new, &old);
-                    (rules.warnings)(&old);
+                    (rules.warnings)(&old, Some(&new));
                     (rules.selectable)(&old);
                     (rules.graceful)(&old, None);
                     (rules.is_held)(&old);

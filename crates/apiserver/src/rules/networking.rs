@@ -22,7 +22,7 @@ use super::{
     facts::{self, Fact, Must},
     path::{Errors, IMMUTABLE, Path, items, text},
     selector::label_selector,
-    status, take_status_alone,
+    status, take_status_alone, warnings,
 };
 
 const CLASS_ANNOTATION: &str = "kubernetes.io/ingress.class";
@@ -49,6 +49,7 @@ pub const INGRESS: Rules = Rules {
     validate: |ingress| check(ingress, validate_new_ingress),
     validate_update: |ingress, _| check(ingress, validate_ingress),
     validate_status_update: status::ingress,
+    warnings: warnings::ingress,
     ..PLAIN
 };
 

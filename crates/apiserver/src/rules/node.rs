@@ -14,7 +14,7 @@ use super::{
     PLAIN, Rules, address, check, check_change,
     edit::{canonical_amounts, child, copy, fill, is_present, pair, set},
     path::{Errors, Path, items, text},
-    status,
+    status, warnings,
 };
 
 const SPEC: Path = Path::root("spec");
@@ -28,6 +28,7 @@ pub const RULES: Rules = Rules {
     validate: |node| check(node, validate),
     validate_update: |new, old| check_change(new, old, validate_update),
     validate_status_update: status::node,
+    warnings: warnings::node,
     selectable: |node| vec![("spec.unschedulable", is_unschedulable(node).to_string())],
     selectable_names: &["spec.unschedulable"],
     ..PLAIN

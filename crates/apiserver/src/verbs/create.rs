@@ -138,7 +138,7 @@ impl Ask {
             let resource = &self.kind.resource;
             return Err(ApiError::invalid(&resource.group, &resource.kind, &key.name, &errors));
         }
-        warnings.extend((self.rules.warnings)(&object));
+        warnings.extend((self.rules.warnings)(&object, None));
         let _turn = self.quota_turn(Operation::Create, &key).await;
         warnings.extend(self.validate(Operation::Create, &key, Some(&object), None, options.dry_run).await?);
         let claim =

@@ -91,7 +91,7 @@ pub async fn dispatch(
     if ask.subresource == "scale" {
         return scale::answer(&ask, verb, body).await;
     }
-    match verb {
+    let mut response = match verb {
         Verb::Get => ask.get().await,
         Verb::List => ask.list().await,
         Verb::Watch => ask.watch().await,
@@ -100,7 +100,11 @@ pub async fn dispatch(
         Verb::Patch => ask.patch(body).await,
         Verb::Delete => ask.delete(body).await,
         Verb::DeleteCollection => ask.delete_collection(body).await,
+    }?;
+    if !ask.rules.deprecation.is_empty() {
+        reply::warn(&mut response, &[ask.rules.deprecation.to_owned()]);
     }
+    Ok(response)
 }
 
 /// The row, target and verb of a request; `Ok(None)` for a path that names nothing.

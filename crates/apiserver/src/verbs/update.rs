@@ -143,7 +143,7 @@ impl Ask {
         if !errors.is_empty() {
             return Err(ApiError::invalid(&resource.group, &resource.kind, &self.key.name, &errors));
         }
-        warnings.extend((self.rules.warnings)(&new));
+        warnings.extend((self.rules.warnings)(&new, Some(&old)));
         let _turn = self.quota_turn(Operation::Update, &self.key).await;
         warnings.extend(self.validate(Operation::Update, &self.key, Some(&new), Some(&old), options.dry_run).await?);
         let is_last = meta::is_terminating(&old)

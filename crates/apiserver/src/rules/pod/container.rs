@@ -24,8 +24,17 @@ pub type Volumes<'a> = BTreeMap<&'a str, &'a Volume>;
 const RESTART_RULES_MAX: usize = 20;
 const PULL_POLICIES: [&str; 3] = ["Always", "IfNotPresent", "Never"];
 /// What a debugging container has no use for.
-const NOT_EPHEMERAL: [&str; 7] =
-    ["ports", "lifecycle", "livenessProbe", "readinessProbe", "startupProbe", "resources", "resizePolicy"];
+const NOT_EPHEMERAL: [&str; 9] = [
+    "ports",
+    "lifecycle",
+    "livenessProbe",
+    "readinessProbe",
+    "startupProbe",
+    "resources",
+    "resizePolicy",
+    "restartPolicy",
+    "restartPolicyRules",
+];
 
 pub fn all(spec: &PodSpec, volumes: &Volumes, path: &Path, errors: &mut Errors) {
     regular(spec, volumes, &path.field("containers"), errors);

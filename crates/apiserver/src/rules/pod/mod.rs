@@ -17,7 +17,10 @@ pub mod affinity;
 pub mod container;
 pub mod default;
 pub mod env;
+#[cfg(test)]
+mod everywhere;
 pub mod mount;
+mod os;
 pub mod probe;
 pub mod security;
 pub mod spec;
@@ -33,7 +36,7 @@ pub const RULES: Rules = Rules {
     validate: |pod| check(pod, update::validate_create),
     validate_update: |new, old| check_change(new, old, update::validate_update),
     validate_status_update: |new, old| check_change(new, old, update::validate_status),
-    warnings: |pod| warnings::of_spec(&pod["spec"], "spec"),
+    warnings: warnings::of_pod,
     selectable,
     selectable_names: SELECTABLE,
     graceful,

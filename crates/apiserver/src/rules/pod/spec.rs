@@ -12,7 +12,7 @@ use api_types::{
     names,
 };
 
-use super::{affinity, container, security, volume};
+use super::{affinity, container, os, security, volume};
 use crate::rules::{
     address, amounts, meta,
     path::{Errors, Path, items, text},
@@ -26,9 +26,13 @@ pub enum Within<'a> {
     Template,
 }
 
+/// As long as Linux lets a host name be.
+const HOSTNAME_MAX: usize = 64;
 const DNS_NAMESERVERS_MAX: usize = 3;
 const DNS_SEARCHES_MAX: usize = 32;
 const DNS_SEARCH_LIST_MAX: usize = 2048;
+/// Besides huge pages.
+const POD_RESOURCES: [&str; 2] = ["cpu", "memory"];
 pub const RESTART_POLICIES: [&str; 3] = ["Always", "OnFailure", "Never"];
 const DNS_POLICIES: [&str; 4] = ["ClusterFirstWithHostNet", "ClusterFirst", "Default", "None"];
 const TAINT_EFFECTS: [&str; 3] = ["NoSchedule", "PreferNoSchedule", "NoExecute"];
@@ -88,6 +92,24 @@ pub fn spec(spec: &PodSpec, within: Within, path: &Path, errors: &mut Errors) {
     if let Some(os) = &spec.os {
         errors.required_one_of(&path.field("os.name"), &os.name, &["linux", "windows"]);
     }
+    os::validate(spec, path, errors);
+    hostname_override(spec, path, errors);
+}
+
+/// A host name that is the pod's alone makes no sense where it has the node's, or a domain of its own.
+fn hostname_override(spec: &PodSpec, path: &Path, errors: &mut Errors) {
+    let Some(name) = &spec.hostname_override else { return };
+    let own = path.field("hostnameOverride");
+    errors.invalid_all(&own, name.as_str(), names::dns1123_subdomain(name));
+    if name.len() > HOSTNAME_MAX {
+        errors.too_long(&own, HOSTNAME_MAX);
+    }
+    if spec.host_network == Some(true) {
+        errors.forbidden(&own, "may not be set when `hostNetwork` is true");
+    }
+    if spec.set_hostname_as_fqdn == Some(true) {
+        errors.forbidden(&own, "may not be set when `setHostnameAsFQDN` is true");
+    }
 }
 
 /// Names of other objects.
@@ -143,6 +165,13 @@ fn pod_resources(spec: &PodSpec, path: &Path, errors: &mut Errors) {
         errors.forbidden(&path.field("claims"), "claims cannot be set for Resources at pod-level");
     }
     amounts::requirements(&resources.limits, &resources.requests, path, errors);
+    for (field, list) in [("limits", &resources.limits), ("requests", &resources.requests)] {
+        for (name, _) in amounts::each(list).filter(|(name, _)| !POD_RESOURCES.contains(name)) {
+            if !amounts::is_huge_pages(name) {
+                errors.not_supported(&path.field(field).key(name), name, &["cpu", "hugepages-", "memory"]);
+            }
+        }
+    }
     for (name, total) in amounts::each(&resources.requests) {
         let requests =
             spec.containers.iter().filter_map(|container| container.resources.as_ref()?.requests.as_ref()?.get(name));

@@ -22,6 +22,8 @@ use crate::rules::{
 
 const SPEC: Path = Path::root("spec");
 const STATUS: Path = Path::root("status");
+/// Marks the API's copy of a pod that a kubelet runs from a file.
+const MIRROR: &str = "kubernetes.io/config.mirror";
 /// What an update may touch, as the refusal lists it.
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,\
      `spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be \
@@ -32,6 +34,11 @@ pub fn validate_create(pod: &Pod, errors: &mut Errors) {
     validate_spec(pod, errors);
     if !items(&spec.ephemeral_containers).is_empty() {
         errors.forbidden(&SPEC.field("ephemeralContainers"), "cannot be set on create");
+    }
+    let mirrored = pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MIRROR));
+    if let Some(mirrored) = mirrored.filter(|_| text(&spec.node_name).is_empty()) {
+        let detail = "must set spec.nodeName if mirror pod annotation is set";
+        errors.invalid(&Path::root("metadata.annotations").key(MIRROR), mirrored, detail);
     }
     if !text(&spec.node_name).is_empty() && !items(&spec.scheduling_gates).is_empty() {
         errors.forbidden(&SPEC.field("nodeName"), "cannot be set until all schedulingGates have been cleared");
@@ -67,6 +74,12 @@ fn validate_spec(pod: &Pod, errors: &mut Errors) {
 }
 
 pub fn validate_update(new: &Pod, old: &Pod, errors: &mut Errors) {
+    let mirrored =
+        |pod: &Pod| pod.metadata.annotations.as_ref().and_then(|annotations| annotations.get(MIRROR).cloned());
+    if mirrored(new) != mirrored(old) {
+        let detail = "may not add, remove or update mirror pod annotation";
+        errors.forbidden(&Path::root("metadata.annotations").key(MIRROR), detail);
+    }
     validate_spec(new, errors);
     let (new, old) = (pod_spec(new), pod_spec(old));
     for (field, new, old) in [
@@ -298,6 +311,16 @@ fn only_cpu_and_memory(new: &Container, old: &Container, path: &Path, errors: &m
     if others(new) != others(old) {
         errors.forbidden(&path.field("resources"), "only cpu and memory resources are mutable");
     }
+    let of = |container: &Container, is_limit: bool| {
+        let resources = container.resources.clone().unwrap_or_default();
+        if is_limit { resources.limits } else { resources.requests }.unwrap_or_default()
+    };
+    for (field, is_limit) in [("limits", true), ("requests", false)] {
+        let after = of(new, is_limit);
+        if of(old, is_limit).keys().any(|name| matches!(name.as_str(), "cpu" | "memory") && !after.contains_key(name)) {
+            errors.forbidden(&path.field("resources").field(field), format!("resource {field} cannot be removed"));
+        }
+    }
 }
 
 #[cfg(test)]
@@ -370,7 +393,10 @@ mod tests {
         assert_eq!(texts(validate_resize(&sized(json!({"requests": {"cpu": "2"}})), &small)), [""; 0]);
         assert_eq!(
             texts(validate_resize(&sized(json!({})), &small)),
-            ["spec: Invalid value: \"BestEffort\": Pod QOS Class may not change as a result of resizing"]
+            [
+                "spec.containers[0].resources.requests: Forbidden: resource requests cannot be removed",
+                "spec: Invalid value: \"BestEffort\": Pod QOS Class may not change as a result of resizing",
+            ]
         );
     }
 

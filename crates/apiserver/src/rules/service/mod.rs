@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::{
     PLAIN, Rules, check, check_change,
     edit::{child, copy, each, fill, fill_text, is_present, list, remove, set, text, text_at},
-    status,
+    status, warnings,
 };
 
 mod validate;
@@ -23,6 +23,7 @@ pub const RULES: Rules = Rules {
     validate: |service| check(service, validate::create),
     validate_update: |new, old| check_change(new, old, validate::update),
     validate_status_update: status::service,
+    warnings: warnings::service,
     create_on_update: true,
     name: names::dns1035_label,
     selectable: |service| {

@@ -13,7 +13,7 @@ use crate::rules::{
     edit::{canonical_amounts, child, copy, fill_text, is_present, set},
     path::{Errors, Path, items, text},
     selector::label_selector,
-    status,
+    status, warnings,
 };
 
 pub const RULES: Rules = Rules {
@@ -32,6 +32,7 @@ pub const RULES: Rules = Rules {
     },
     validate_update: |new, old| check_change(new, old, validate_update),
     validate_status_update: status::claim,
+    warnings: warnings::claim,
     returns_deleted: true,
     ..PLAIN
 };

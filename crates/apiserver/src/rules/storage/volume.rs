@@ -17,6 +17,7 @@ use crate::rules::{
         affinity::node_selector,
         volume::{csi_driver, host_path, nfs},
     },
+    warnings,
 };
 
 pub const RULES: Rules = Rules {
@@ -27,6 +28,7 @@ pub const RULES: Rules = Rules {
     selectable_names: &["name"],
     validate: |volume| check(volume, validate),
     validate_update: |new, old| check_change(new, old, validate_update),
+    warnings: warnings::volume,
     returns_deleted: true,
     ..PLAIN
 };

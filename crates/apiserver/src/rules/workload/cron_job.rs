@@ -18,10 +18,7 @@ pub const RULES: Rules = Rules {
     default,
     prepare_create,
     prepare_update,
-    warnings: |cron_job| {
-        let spec = &cron_job["spec"]["jobTemplate"]["spec"]["template"]["spec"];
-        warnings::of_spec(spec, "spec.jobTemplate.spec.template.spec")
-    },
+    warnings: |cron_job, old| warnings::of_template(cron_job, old, "spec.jobTemplate.spec.template"),
     validate: |cron_job| check(cron_job, validate_batch::cron_job),
     validate_update: |cron_job, _| check(cron_job, validate_batch::cron_job),
     ..PLAIN

@@ -25,7 +25,7 @@ pub const RULES: Rules = Rules {
     default,
     prepare_create,
     prepare_update,
-    warnings: |job| warnings::of_spec(&job["spec"]["template"]["spec"], "spec.template.spec"),
+    warnings: |job, old| warnings::of_template(job, old, "spec.template"),
     validate: |job| check(job, validate_batch::job),
     validate_update: |new, old| check_change(new, old, validate_batch::job_update),
     validate_status_update: status::job,

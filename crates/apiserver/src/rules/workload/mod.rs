@@ -28,7 +28,7 @@ const WORKLOAD: Rules = Rules {
     prepare_create,
     prepare_update,
     validate_status_update: status::replicas,
-    warnings: |object| warnings::of_spec(&object["spec"]["template"]["spec"], "spec.template.spec"),
+    warnings: |object, old| warnings::of_template(object, old, "spec.template"),
     ..PLAIN
 };
 
@@ -76,6 +76,7 @@ pub const POD_TEMPLATE: Rules = Rules {
     default: default_template,
     validate: |template| check(template, validate::pod_template),
     validate_update: |template, _| check(template, validate::pod_template),
+    warnings: |object, old| warnings::of_template(object, old, "template"),
     prepare_create: first_generation,
     prepare_update: |new, old| {
         let changed = new.get("template") != old.get("template");

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use api_types::{
     k8s::{
-        batch::{CronJob, Job, JobSpec, PodFailurePolicyRule},
+        batch::{CronJob, Job, JobSpec, PodFailurePolicyRule, SuccessPolicyRule},
         core::PodTemplateSpec,
         meta::LabelSelector,
     },
@@ -94,6 +94,9 @@ fn job_spec(spec: &JobSpec, path: &Path, errors: &mut Errors) {
             errors.too_long(&path.field("managedBy"), names::LABEL_MAX);
         }
     }
+    if let Some(policy) = &spec.success_policy {
+        success_policy(&policy.rules, spec, &path.field("successPolicy.rules"), errors);
+    }
     if let Some(policy) = &spec.pod_failure_policy {
         failure_policy(&policy.rules, spec, &path.field("podFailurePolicy"), errors);
     }
@@ -150,6 +153,29 @@ fn indexes(spec: &JobSpec, path: &Path, errors: &mut Errors) {
     }
 }
 
+/// Which indexes, or how many, make a Job a success.
+fn success_policy(rules: &[SuccessPolicyRule], spec: &JobSpec, path: &Path, errors: &mut Errors) {
+    if rules.is_empty() {
+        errors.required(path, "at least one rules must be specified when the successPolicy is specified");
+    }
+    if rules.len() > FAILURE_RULES_MAX {
+        errors.too_many(path, rules.len(), FAILURE_RULES_MAX);
+    }
+    for (i, rule) in rules.iter().enumerate() {
+        let path = path.index(i);
+        if rule.succeeded_count.is_none() && rule.succeeded_indexes.is_none() {
+            errors.required(&path, "at least one of succeededCount or succeededIndexes must be specified");
+        }
+        if let Some(count) = rule.succeeded_count {
+            errors.non_negative(&path.field("succeededCount"), count);
+            if let Some(all) = spec.completions.filter(|all| count > *all) {
+                let detail = format!("must be less than or equal to {all} (the number of specified completions)");
+                errors.invalid(&path.field("succeededCount"), count, detail);
+            }
+        }
+    }
+}
+
 fn failure_policy(rules: &[PodFailurePolicyRule], spec: &JobSpec, path: &Path, errors: &mut Errors) {
     let path = path.field("rules");
     if rules.len() > FAILURE_RULES_MAX {
@@ -172,6 +198,13 @@ fn failure_policy(rules: &[PodFailurePolicyRule], spec: &JobSpec, path: &Path, e
             }
             (None, []) => errors.invalid(&path, rule, "specifying one of OnExitCodes and OnPodConditions is required"),
             (Some(_), []) | (None, [_, ..]) => {}
+        }
+        for (j, pattern) in items(&rule.on_pod_conditions).iter().enumerate() {
+            let path = path.field("onPodConditions");
+            let path = path.index(j);
+            let kind = pattern.type_.as_str();
+            errors.invalid_all(&path.field("type"), kind, names::qualified_name(kind));
+            errors.required_one_of(&path.field("status"), text(&pattern.status), &["False", "True", "Unknown"]);
         }
         let Some(codes) = &rule.on_exit_codes else { continue };
         let path = path.field("onExitCodes");
