@@ -48,7 +48,8 @@ pub struct View {
 #[derive(Debug, Default)]
 pub struct Table {
     rows: Vec<Arc<Kind>>,
-    by_name: HashMap<(String, String, String), Arc<Kind>>,
+    /// By the plural name, which few groups share.
+    by_name: HashMap<String, Vec<Arc<Kind>>>,
     by_prefix: HashMap<String, Arc<Kind>>,
 }
 
@@ -66,8 +67,7 @@ impl Table {
             if view.is_none() {
                 table.by_prefix.insert(kind.storage.prefix.clone(), kind.clone());
             }
-            let name = (resource.group.to_string(), resource.version.to_string(), resource.plural.to_string());
-            table.by_name.insert(name, kind.clone());
+            table.by_name.entry(resource.plural.to_string()).or_default().push(kind.clone());
             table.rows.push(kind);
         }
         table
@@ -77,7 +77,8 @@ impl Table {
         &self.rows
     }
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Kind>> {
-        self.by_name.get(&(group.to_owned(), version.to_owned(), plural.to_owned()))
+        let named = self.by_name.get(plural)?;
+        named.iter().find(|kind| kind.resource.group == group && kind.resource.version == version)
     }
     /// The row whose objects lie under `prefix`, in the version in which they are stored.
     pub fn stored_under(&self, prefix: &str) -> Option<&Arc<Kind>> {

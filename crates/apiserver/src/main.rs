@@ -13,6 +13,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 async fn main() -> Result<()> {
     let flags: Flags = daemon::flags::parse();
     daemon::start("kube-apiserver", &flags.log);
+    // What is free goes back to the system also while nothing is asked of this server.
+    if let Err(error) = tikv_jemalloc_ctl::background_thread::write(true) {
+        tracing::info!(%error, "free memory is given back late");
+    }
     let terminating = daemon::shutdown();
     let proxy_ca = flags.authentication.proxy.requestheader_client_ca_file.as_deref();
     let tls = flags.serving.tls_also_for("kube-apiserver", proxy_ca).context("TLS of the API's port")?;

@@ -67,11 +67,10 @@ fn start(cluster: &Cluster, component: &components::Component) -> anyhow::Result
     process::start(&component.command, &cluster.log(&component.name), &cluster.pid_file(&component.name))
 }
 
-/// Starts etcd alone and waits until it listens.
+/// Starts etcd alone and waits until it serves.
 pub fn start_store(cluster: &Cluster) -> anyhow::Result<()> {
     start(cluster, &components::etcd(cluster))?;
-    let address = (std::net::Ipv4Addr::LOCALHOST, cluster.port(2379));
-    wait::until("etcd listens", PATIENCE, || std::net::TcpStream::connect(address).ok()).map(drop)
+    wait::until("etcd serves", PATIENCE, || wait::store_is_healthy(cluster).then_some(()))
 }
 
 /// Starts the apiserver alone and does not wait.

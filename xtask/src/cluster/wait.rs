@@ -38,6 +38,17 @@ pub fn get_json(cluster: &Cluster, path: &str) -> Option<Value> {
     serde_json::from_slice(&get(cluster, path)?).ok()
 }
 
+/// etcd answers, which it does once it has a leader.
+pub fn store_is_healthy(cluster: &Cluster) -> bool {
+    let pki = cluster.pki();
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--fail", "--max-time", "5", "--cacert"]).arg(pki.join("etcd-ca.crt"));
+    curl.arg("--cert").arg(pki.join("apiserver-etcd-client.crt"));
+    curl.arg("--key").arg(pki.join("apiserver-etcd-client.key"));
+    let output = curl.arg(format!("https://127.0.0.1:{}/health", cluster.port(2379))).output();
+    output.is_ok_and(|output| output.status.success())
+}
+
 /// Posts an object to its collection.
 pub fn create(cluster: &Cluster, collection: &str, object: &Value) -> anyhow::Result<()> {
     let body = serde_json::to_string(object)?;

@@ -72,6 +72,8 @@ pub struct Rules {
     /// Values of the selectable fields besides metadata.name and metadata.namespace.
     pub selectable: fn(&Value) -> Vec<(&'static str, String)>,
     pub selectable_names: &'static [&'static str],
+    /// The selectable field by which lists find objects without looking at the others; empty: none.
+    pub indexed: &'static str,
     /// PUT of an absent object creates it.
     pub create_on_update: bool,
     /// PUT without a resourceVersion replaces whatever is there.
@@ -100,6 +102,7 @@ pub const PLAIN: Rules = Rules {
     deprecation: "",
     selectable: |_| Vec::new(),
     selectable_names: &[],
+    indexed: "",
     create_on_update: false,
     unconditional_update: true,
     graceful: |_, _| None,

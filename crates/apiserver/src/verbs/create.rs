@@ -179,8 +179,13 @@ impl Ask {
         encode::stored(&object).0
     }
 
+    /// An object as it was written. The cache has usually read it by now.
     pub(super) fn item(&self, key: &Key, revision: u64, bytes: Bytes) -> Arc<Item> {
-        Arc::new(self.server.cache.shelf(&self.kind.storage).item(&key.to_string(), revision, bytes))
+        let shelf = self.server.cache.shelf(&self.kind.storage);
+        match shelf.snapshot().get(key) {
+            Some(item) if item.revision == revision && *item.stored() == bytes => item.clone(),
+            _ => Arc::new(shelf.item(&key.to_string(), revision, bytes)),
+        }
     }
 
     /// Waits until this server's own readers see a write, so that who was answered finds it. The write stands in

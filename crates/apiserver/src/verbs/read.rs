@@ -4,7 +4,7 @@
 use std::{cell::Cell, sync::Arc};
 
 use api_types::{
-    ApiError, Key,
+    ApiError, Key, fields, labels,
     options::{GetOptions, ListOptions, ResourceVersionMatch},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -14,7 +14,7 @@ use super::Ask;
 use crate::{
     codec::reply::Listing,
     store::{Range, StoreError},
-    watch_cache::{CacheError, Item, Snapshot},
+    watch_cache::{CacheError, Item, Mark, Snapshot, label_mark},
 };
 
 /// Records read from the store at once for a list at an old revision.
@@ -164,9 +164,23 @@ impl Ask {
     pub(super) fn selects(&self, options: &ListOptions, item: &Item) -> bool {
         options.label_selector.matches(&item.labels)
             && options.field_selector.terms().iter().all(|term| {
-                let value = item.field(&self.stored_field(&term.field)).unwrap_or_default();
-                (value == term.value) == (term.operator == api_types::fields::Operator::Equals)
+                let value = item.field(&self.stored_field(&term.field));
+                (value == term.value) == (term.operator == fields::Operator::Equals)
             })
+    }
+
+    /// What every object that is selected must have, as far as there is an index of it.
+    pub(super) fn marks(&self, options: &ListOptions) -> Vec<Mark> {
+        let shelf = self.server.cache.shelf(&self.kind.storage);
+        let labels = options.label_selector.requirements().iter().filter_map(|requirement| {
+            match (requirement.operator, requirement.values.as_slice()) {
+                (labels::Operator::Equals | labels::Operator::In, [value]) => Some(label_mark(&requirement.key, value)),
+                _ => None,
+            }
+        });
+        let terms = options.field_selector.terms().iter().filter(|term| term.operator == fields::Operator::Equals);
+        let fields = terms.filter_map(|term| shelf.field_mark(&self.stored_field(&term.field), &term.value));
+        fields.chain(labels).collect()
     }
 
     /// One page of a list.
@@ -236,7 +250,7 @@ impl Ask {
             }
             match page.records.last() {
                 Some(last) if page.remaining > 0 => start = format!("{}\0", last.key),
-                _ => return Ok(Snapshot::new(revision, items)),
+                _ => return Ok(shelf.snapshot_of(revision, items)),
             }
         }
     }
@@ -256,7 +270,7 @@ impl Ask {
         let is_everything = options.label_selector.is_empty() && options.field_selector.is_empty();
         let fetched = Cell::new(0);
         let mut range = snapshot
-            .range(&self.key.namespace, start)
+            .range(&self.key.namespace, start, &self.marks(options))
             .inspect(|_| fetched.set(fetched.get() + 1))
             .filter(|item| is_everything || self.selects(options, item));
         let items: Vec<Arc<Item>> = range.by_ref().take(limit).cloned().collect();

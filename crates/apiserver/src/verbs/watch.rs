@@ -2,7 +2,7 @@
 //! revision order, none lost and none twice. Each watcher reads the shared window by its
 //! own cursor; what it is sent is a pure function of the event and its selectors.
 
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 
 use api_types::{
     ApiError, fields::Operator, jiff::Timestamp, labels::Selector, options::ListOptions, table::IncludeObject,
@@ -12,8 +12,8 @@ use futures::stream;
 use http::{Response, header};
 use prometheus_client::metrics::counter::Counter;
 use serde_json::{Value, json};
-use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::{
     Ask,
@@ -27,7 +27,7 @@ use crate::{
     },
     kinds::Kind,
     watch_cache::{
-        Cache, Item, Shelf,
+        Cache, Item, Mark, Shelf,
         window::{ChangeKind, Cursor, Event, Interest, TooOld},
     },
 };
@@ -36,8 +36,8 @@ const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 const BOOKMARK_BEFORE_END: Duration = Duration::from_secs(2);
 /// Upstream's `--min-request-timeout`: a watch that names no timeout gets one between this and twice this.
 const TIMEOUT_MIN: Duration = Duration::from_secs(1800);
-/// Initial objects are encoded in portions of this many, so that none waits for all.
-const INITIAL_ITEMS: usize = 256;
+/// Initial objects are encoded in portions of about this size, so that none waits for all.
+const INITIAL_BYTES: usize = 64 << 10;
 /// Marks the bookmark that ends the initial events (KEP-3157).
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -61,7 +61,7 @@ impl Ask {
         let mut options = self.list_options()?;
         options.watch = true;
         let start = self.start(&options).await?;
-        let sight = self.sight(&options);
+        let (sight, marks) = (self.sight(&options), self.marks(&options));
         let shelf = self.server.cache.shelf(&self.kind.storage);
         if let Start::After(revision) = start
             && shelf.watch(revision, sight.interest()).is_err()
@@ -83,12 +83,12 @@ impl Ask {
             position: 0,
             has_sent_columns: false,
             deadline,
-            next_bookmark: next_bookmark(Instant::now(), deadline),
-            shutdown: self.server.shutdown.clone(),
+            alarm: Box::pin(sleep_until(alarm(Instant::now(), deadline, options.allow_watch_bookmarks))),
+            stopping: Box::pin(self.server.shutdown.clone().cancelled_owned()),
             place: Place::Ended,
             sight,
         };
-        match begin(&start, shelf, applied, &watcher.sight) {
+        match begin(&start, shelf, applied, &watcher.sight, &marks) {
             Ok((items, revision, cursor)) => {
                 watcher.initial = items;
                 watcher.ends_initial = options.send_initial_events == Some(true);
@@ -148,22 +148,22 @@ fn timeout(seconds: Option<i64>) -> Duration {
     }
 }
 
-/// Every so often, and once shortly before the end.
-fn next_bookmark(now: Instant, deadline: Instant) -> Instant {
+/// When a watcher wakes without an event: for a bookmark every so often and once shortly before the end, and at the end.
+fn alarm(now: Instant, deadline: Instant, allows_bookmarks: bool) -> Instant {
     let last = deadline.checked_sub(BOOKMARK_BEFORE_END).unwrap_or(now);
-    if now < last { last.min(now + BOOKMARK_INTERVAL) } else { deadline + BOOKMARK_INTERVAL }
+    if allows_bookmarks && now < last { last.min(now + BOOKMARK_INTERVAL) } else { deadline }
 }
 
 type Begun = (VecDeque<Arc<Item>>, u64, Cursor);
 
-fn begin(start: &Start, shelf: &Shelf, applied: u64, sight: &Sight) -> Result<Begun, TooOld> {
+fn begin(start: &Start, shelf: &Shelf, applied: u64, sight: &Sight, marks: &[Mark]) -> Result<Begun, TooOld> {
     match start {
         Start::After(revision) => Ok((VecDeque::new(), *revision, shelf.watch(*revision, sight.interest())?)),
         Start::Objects | Start::Now => {
             let (snapshot, cursor) = shelf.snapshot_and_watch(sight.interest());
             let items = match start {
                 Start::Objects => {
-                    snapshot.range(&sight.namespace, "").filter(|item| sight.has(item)).cloned().collect()
+                    snapshot.range(&sight.namespace, "", marks).filter(|item| sight.has(item)).cloned().collect()
                 }
                 _ => VecDeque::new(),
             };
@@ -193,18 +193,13 @@ struct FieldTerm {
 struct Told {
     kind: ChangeKind,
     item: Arc<Item>,
-    /// The event as it is, so that its encoding can be shared.
-    is_natural: bool,
 }
 
 impl Sight {
     fn has(&self, item: &Item) -> bool {
         (self.namespace.is_empty() || self.namespace == item.key.namespace)
             && self.labels.matches(&item.labels)
-            && self
-                .fields
-                .iter()
-                .all(|term| (item.field(&term.field).unwrap_or_default() == term.value) == term.is_equal)
+            && self.fields.iter().all(|term| (item.field(&term.field) == term.value) == term.is_equal)
     }
 
     fn interest(&self) -> Interest {
@@ -236,12 +231,11 @@ impl Sight {
             (true, true) => ChangeKind::Modified,
             (true, false) => ChangeKind::Deleted,
         };
-        let is_natural = kind == event.kind;
         let item = match (&event.previous, kind) {
-            (Some(previous), ChangeKind::Deleted) if !is_natural => Arc::new(previous.ended_at(event.revision)),
+            (Some(previous), ChangeKind::Deleted) if event.kind != kind => Arc::new(previous.ended_at(event.revision)),
             _ => event.item.clone(),
         };
-        Some(Told { kind, item, is_natural })
+        Some(Told { kind, item })
     }
 }
 
@@ -278,8 +272,9 @@ struct Watcher {
     position: u64,
     has_sent_columns: bool,
     deadline: Instant,
-    next_bookmark: Instant,
-    shutdown: CancellationToken,
+    /// Rings at the deadline, or for a bookmark before it. Kept while events come and go.
+    alarm: Pin<Box<Sleep>>,
+    stopping: Pin<Box<WaitForCancellationFutureOwned>>,
     place: Place,
 }
 
@@ -314,7 +309,7 @@ impl Watcher {
                 let position = self.position;
                 for event in events.iter().filter(|event| event.revision > position) {
                     if let Some(told) = self.sight.tell(event) {
-                        self.append(&mut chunk, &told, Some(event));
+                        self.append(&mut chunk, &told);
                     }
                 }
                 self.position = self.position.max(last.revision);
@@ -343,24 +338,21 @@ impl Watcher {
         tokio::select! {
             biased;
             () = cursor.ready() => None,
-            () = self.shutdown.cancelled() => Some(Turn::LastBookmark),
-            () = sleep_until(self.deadline) => Some(Turn::End),
-            () = sleep_until(self.next_bookmark), if self.allows_bookmarks => Some(Turn::Bookmark),
+            () = &mut self.stopping => Some(Turn::LastBookmark),
+            () = &mut self.alarm => Some(if Instant::now() < self.deadline { Turn::Bookmark } else { Turn::End }),
         }
     }
 
     fn initial_chunk(&mut self) -> Bytes {
         let mut chunk = Vec::new();
-        let count = self.initial.len().min(INITIAL_ITEMS);
-        let items: Vec<_> = self.initial.drain(..count).collect();
-        for item in items {
-            let told = Told { kind: ChangeKind::Added, item, is_natural: false };
-            self.append(&mut chunk, &told, None);
+        while chunk.len() < INITIAL_BYTES {
+            let Some(item) = self.initial.pop_front() else { break };
+            self.append(&mut chunk, &Told { kind: ChangeKind::Added, item });
         }
         chunk.into()
     }
 
-    fn append(&mut self, chunk: &mut Vec<u8>, told: &Told, event: Option<&Event>) {
+    fn append(&mut self, chunk: &mut Vec<u8>, told: &Told) {
         self.sent.inc();
         if let Some(why) = &told.item.corrupt {
             let error = reply::status(&reply::unreadable(&self.kind, &told.item, why));
@@ -377,11 +369,7 @@ impl Watcher {
             };
         }
         if self.accepted.is_plain() && self.kind.view.is_none() {
-            match event.filter(|_| told.is_natural) {
-                Some(event) => chunk.extend_from_slice(event.frame.get_or_init(|| plain_frame(told).into())),
-                None => chunk.extend_from_slice(&plain_frame(told)),
-            }
-            return;
+            return put_plain_frame(chunk, told);
         }
         let mut object = told.item.decode();
         if let Some(view) = self.kind.view {
@@ -408,7 +396,7 @@ impl Watcher {
     }
 
     fn bookmark(&mut self, is_end_of_initial: bool) -> Bytes {
-        self.next_bookmark = next_bookmark(Instant::now(), self.deadline);
+        self.alarm.as_mut().reset(alarm(Instant::now(), self.deadline, self.allows_bookmarks));
         let mut metadata = json!({ "resourceVersion": self.position.to_string() });
         if is_end_of_initial {
             metadata["annotations"] = json!({ INITIAL_EVENTS_END: "true" });
@@ -446,12 +434,12 @@ fn table(view: reply::View<'_>, metadata: Value, object: Option<&Value>, has_sen
     table
 }
 
-fn plain_frame(told: &Told) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(told.item.stored().len() + 96);
-    begin_frame(&mut frame, word(told.kind));
-    encode::splice(&mut frame, told.item.split(), told.item.revision);
-    frame.extend_from_slice(FRAME_END);
-    frame
+/// The object's bytes are shared by all who send it; only what stands around them is written here.
+fn put_plain_frame(chunk: &mut Vec<u8>, told: &Told) {
+    chunk.reserve(told.item.stored().len() + FRAME_BYTES);
+    begin_frame(chunk, word(told.kind));
+    encode::splice(chunk, told.item.split(), told.item.revision);
+    chunk.extend_from_slice(FRAME_END);
 }
 
 /// Appends an event in the client's format.
@@ -476,10 +464,12 @@ fn begin_frame(frame: &mut Vec<u8>, word: &str) {
 }
 
 const FRAME_END: &[u8] = b"}\n";
+/// What a frame has besides the object, at most.
+const FRAME_BYTES: usize = 96;
 
 #[cfg(test)]
 mod tests {
-    use std::sync::OnceLock;
+    use api_types::labels::Labels;
 
     use super::*;
 
@@ -508,12 +498,14 @@ mod tests {
             (Some(previous), None) => (ChangeKind::Deleted, Arc::new(previous.ended_at(6))),
             (None, None) => return,
         };
-        let event = Event { revision: 6, kind, item: current, previous, frame: OnceLock::new() };
+        let event = Event { revision: 6, kind, item: current, previous };
         let told = sight("n").tell(&event);
         assert_eq!(told.as_ref().map(|told| (word(told.kind), told.item.revision)), expected, "{before:?} {after:?}");
         if let Some(told) = told {
-            assert_eq!(told.item.labels["x"], "in");
-            let frame: Value = serde_json::from_slice(&plain_frame(&told)).unwrap();
+            assert_eq!(told.item.labels.label("x"), Some("in"));
+            let mut frame = Vec::new();
+            put_plain_frame(&mut frame, &told);
+            let frame: Value = serde_json::from_slice(&frame).unwrap();
             assert_eq!(frame["object"]["metadata"]["resourceVersion"], "6");
         }
         assert!(sight("other").tell(&event).is_none());
@@ -543,8 +535,10 @@ mod tests {
     fn bookmarks_come_every_minute_and_before_the_end() {
         let start = Instant::now();
         let after = |seconds| start + Duration::from_secs(seconds);
-        for (now, deadline, expected) in [(0, 300, 60), (60, 90, 88), (88, 90, 150), (0, 1, 61)] {
-            assert_eq!(next_bookmark(after(now), after(deadline)), after(expected), "{now} {deadline}");
+        for (now, deadline, allowed, expected) in
+            [(0, 300, true, 60), (60, 90, true, 88), (88, 90, true, 90), (0, 1, true, 1), (0, 300, false, 300)]
+        {
+            assert_eq!(alarm(after(now), after(deadline), allowed), after(expected), "{now} {deadline} {allowed}");
         }
     }
 

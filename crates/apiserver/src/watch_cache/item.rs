@@ -1,12 +1,9 @@
 //! One stored object as the cache keeps it: its bytes, and what is asked of them again
 //! and again. Parsed once, when it arrives.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
-use api_types::{Key, schema};
+use api_types::{Key, labels::Labels, schema};
 use bytes::Bytes;
 use serde_json::Value;
 
@@ -18,6 +15,34 @@ use crate::codec::{
 /// Reads an object's selectable fields, but for `metadata.name` and `metadata.namespace`.
 pub type Selectable = fn(&Value) -> Vec<(&'static str, String)>;
 
+/// Names with values, in one piece of memory. Names and values with a NUL are left out: no selector has one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pairs(Box<str>);
+
+/// Behind each name and each value.
+const END: char = '\0';
+
+impl Pairs {
+    pub fn new<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut text = String::new();
+        for (name, value) in pairs.into_iter().filter(|(name, value)| !name.contains(END) && !value.contains(END)) {
+            text.extend([name, "\0", value, "\0"]);
+        }
+        Self(text.into())
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut parts = self.0.split_terminator(END);
+        std::iter::from_fn(move || Some((parts.next()?, parts.next()?)))
+    }
+}
+
+impl Labels for Pairs {
+    fn label(&self, key: &str) -> Option<&str> {
+        self.iter().find(|(name, _)| *name == key).map(|(_, value)| value)
+    }
+}
+
 /// An immutable object at one revision.
 #[derive(Debug)]
 pub struct Item {
@@ -27,60 +52,57 @@ pub struct Item {
     bytes: Bytes,
     /// Where the head ends and the revision goes.
     metadata_at: usize,
-    pub labels: BTreeMap<String, String>,
-    /// Besides name and namespace.
-    pub fields: Vec<(&'static str, String)>,
+    pub labels: Pairs,
+    /// Those that are not empty, besides name and namespace.
+    fields: Pairs,
     value: OnceLock<Arc<Value>>,
     /// The message, with resourceVersion, once somebody has asked for protobuf.
     protobuf: OnceLock<Bytes>,
     /// Why the stored bytes are no object. Reading it is an error that names the key.
-    pub corrupt: Option<String>,
+    pub corrupt: Option<Box<str>>,
 }
 
 impl Item {
     /// `rest` is the part of the key behind the resource's prefix: `namespace/name`, or `name`.
     pub fn new(rest: &str, revision: u64, bytes: Bytes, selectable: Selectable) -> Self {
+        let parsed = Self::parse(&bytes);
+        Self::of(rest, revision, bytes, parsed.as_ref().map_err(String::as_str), selectable)
+    }
+
+    /// What stored bytes say, if they are an object.
+    pub fn parse(bytes: &[u8]) -> Result<Value, String> {
+        let value = parsed(bytes)?;
+        let is_object = value["metadata"].is_object() && value["kind"].is_string() && value["apiVersion"].is_string();
+        if is_object { Ok(value) } else { Err("no apiVersion, kind or metadata".to_owned()) }
+    }
+
+    /// As [`Item::new`], for who has parsed the bytes already.
+    pub fn of(rest: &str, revision: u64, bytes: Bytes, parsed: Result<&Value, &str>, selectable: Selectable) -> Self {
         let (namespace, name) = rest.split_once('/').unwrap_or(("", rest));
-        let key = Key::new(namespace, name);
-        let parsed = parsed(&bytes).and_then(|value| {
-            let is_object =
-                value["metadata"].is_object() && value["kind"].is_string() && value["apiVersion"].is_string();
-            if is_object { Ok(value) } else { Err("no apiVersion, kind or metadata".to_owned()) }
-        });
-        let value = match parsed {
-            Ok(value) => value,
-            Err(why) => {
-                return Self {
-                    key,
-                    revision,
-                    bytes,
-                    metadata_at: 0,
-                    labels: BTreeMap::new(),
-                    fields: Vec::new(),
-                    value: OnceLock::new(),
-                    protobuf: OnceLock::new(),
-                    corrupt: Some(why),
-                };
-            }
-        };
-        let (bytes, metadata_at) = match encode::metadata_at(&bytes) {
-            Some(at) => (bytes, at),
-            None => encode::stored(&value),
-        };
-        let labels = value["metadata"]["labels"].as_object().map(|labels| {
-            labels.iter().filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned()))).collect()
-        });
-        Self {
-            key,
+        let item = Self {
+            key: Key::new(namespace, name),
             revision,
             bytes,
-            metadata_at,
-            labels: labels.unwrap_or_default(),
-            fields: selectable(&value),
+            metadata_at: 0,
+            labels: Pairs::default(),
+            fields: Pairs::default(),
             value: OnceLock::new(),
             protobuf: OnceLock::new(),
             corrupt: None,
-        }
+        };
+        let value = match parsed {
+            Ok(value) => value,
+            Err(why) => return Self { corrupt: Some(why.into()), ..item },
+        };
+        let (bytes, metadata_at) = match encode::metadata_at(&item.bytes) {
+            Some(at) => (item.bytes, at),
+            None => encode::stored(value),
+        };
+        let labels = value["metadata"]["labels"].as_object().into_iter().flatten();
+        let labels = Pairs::new(labels.filter_map(|(name, value)| Some((name.as_str(), value.as_str()?))));
+        let fields = selectable(value);
+        let fields = fields.iter().map(|(name, value)| (*name, value.as_str())).filter(|(_, value)| !value.is_empty());
+        Self { bytes, metadata_at, labels, fields: Pairs::new(fields), ..item }
     }
 
     /// This state under the revision at which it ended: what a watcher is told of a deletion.
@@ -98,12 +120,12 @@ impl Item {
         }
     }
 
-    /// The value of a selectable field.
-    pub fn field(&self, name: &str) -> Option<&str> {
+    /// The value of a selectable field; empty if it has none.
+    pub fn field(&self, name: &str) -> &str {
         match name {
-            "metadata.name" => Some(&self.key.name),
-            "metadata.namespace" => Some(&self.key.namespace),
-            name => self.fields.iter().find(|(field, _)| *field == name).map(|(_, value)| value.as_str()),
+            "metadata.name" => &self.key.name,
+            "metadata.namespace" => &self.key.namespace,
+            name => self.fields.label(name).unwrap_or_default(),
         }
     }
 
@@ -144,7 +166,11 @@ impl Item {
         if let Some(value) = self.value.get() {
             return Value::clone(value);
         }
-        let mut value: Value = serde_json::from_slice(&self.bytes).unwrap_or_default();
+        self.with_revision(serde_json::from_slice(&self.bytes).unwrap_or_default())
+    }
+
+    /// What was parsed out of the stored bytes, with resourceVersion.
+    pub fn with_revision(&self, mut value: Value) -> Value {
         let metadata = value.get_mut("metadata").and_then(Value::as_object_mut).filter(|_| self.revision > 0);
         if let Some(metadata) = metadata {
             metadata.insert("resourceVersion".to_owned(), self.revision.to_string().into());
@@ -154,7 +180,7 @@ impl Item {
 
     /// Roughly what it occupies.
     pub fn size(&self) -> usize {
-        size_of::<Self>() + self.bytes.len()
+        size_of::<Self>() + self.bytes.len() + self.labels.0.len() + self.fields.0.len()
     }
 }
 
@@ -189,8 +215,19 @@ mod tests {
         assert_eq!(head, br#"{"apiVersion":"g/v1","kind":"K","metadata":{"#);
         assert_eq!(tail, br#""labels":{"x":"y"},"name":"n"},"spec":{"a":1}}"#);
         assert_eq!(item.value()["metadata"]["resourceVersion"], "7");
-        assert_eq!(item.labels["x"], "y");
-        assert_eq!((item.field("metadata.namespace"), item.field("spec.x")), (Some("ns"), None));
+        assert_eq!(item.labels.label("x"), Some("y"));
+        assert_eq!((item.field("metadata.namespace"), item.field("spec.x")), ("ns", ""));
+    }
+
+    #[test]
+    fn pairs_are_found_by_name() {
+        let pairs = Pairs::new([("a", "1"), ("b", ""), ("c", "x\0y"), ("d", "4")]);
+        for (name, expected) in
+            [("a", Some("1")), ("b", Some("")), ("c", None), ("d", Some("4")), ("1", None), ("", None)]
+        {
+            assert_eq!(pairs.label(name), expected, "{name:?}");
+        }
+        assert_eq!(Pairs::default().iter().count(), 0);
     }
 
     #[test]
@@ -202,7 +239,7 @@ mod tests {
         let (head, tail) = item.split();
         assert_eq!(head, br#"{"apiVersion":"v1","kind":"ConfigMap","metadata":{"#);
         assert_eq!(tail, br#""labels":{"x":"y"},"name":"a"},"data":{"k":"v"}}"#);
-        assert_eq!(item.labels["x"], "y");
+        assert_eq!(item.labels.label("x"), Some("y"));
         let message = item.protobuf("v1", "ConfigMap").unwrap().clone();
         let read = protobuf::decode_any(&protobuf::enveloped("v1", "ConfigMap", &message)).unwrap();
         assert_eq!(read["metadata"]["resourceVersion"], "7");

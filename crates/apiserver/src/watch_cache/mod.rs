@@ -21,7 +21,7 @@ use crate::{
     kinds::{Kind, Kinds, Storage},
     reader::{Changes, OnChange, Reader},
     rules,
-    store::{Batch, Range, Store, StoreError},
+    store::{Batch, Range, Record, Store, StoreError},
 };
 
 pub mod item;
@@ -29,7 +29,7 @@ mod shelf;
 pub mod window;
 
 pub use item::Item;
-pub use shelf::{Shelf, Snapshot};
+pub use shelf::{Mark, Shelf, Snapshot, label_mark};
 
 /// Revisions of the store's history that are read back for watches from before the cache was loaded.
 const HISTORY_MAX: u64 = 10_000;
@@ -54,7 +54,7 @@ pub enum CacheError {
 pub struct Cache {
     store: Arc<dyn Store>,
     kinds: Arc<Kinds>,
-    shelves: HashMap<String, Arc<Shelf>>,
+    shelves: Arc<Shelves>,
     applied: Applied,
     probe: Probe,
     loaded: AtomicBool,
@@ -66,14 +66,14 @@ impl Cache {
     pub fn new(store: Arc<dyn Store>, kinds: Arc<Kinds>) -> Self {
         let table = kinds.table();
         let shelves = table.rows().iter().map(|kind| {
-            let selectable = rules::rules(&kind.storage.resource).selectable;
-            (kind.storage.prefix.clone(), Arc::new(Shelf::new(selectable)))
+            let rules = rules::rules(&kind.storage.resource);
+            (kind.storage.prefix.clone(), Arc::new(Shelf::new(rules.selectable, rules.indexed)))
         });
         let shelves = shelves.collect();
         Self {
             store,
             kinds,
-            shelves,
+            shelves: Arc::new(Shelves(shelves)),
             applied: Applied::default(),
             probe: Probe::default(),
             loaded: false.into(),
@@ -113,24 +113,26 @@ impl Cache {
     }
 
     async fn load(&self) -> Result<u64, StoreError> {
-        let mut items: HashMap<usize, Vec<Arc<Item>>> = HashMap::new();
         let (mut start, mut revision) = (String::new(), 0);
+        let mut pages = Vec::new();
         loop {
             let range = Range { prefix: "", start: &start, limit: LOAD_PAGE, revision };
             let page = self.store.range(range).await?;
             revision = page.revision;
-            for record in &page.records {
-                if let Some((shelf, rest)) = self.locate(&record.key) {
-                    let item = shelf.item(rest, record.revision, record.value.clone());
-                    items.entry(identity(shelf)).or_default().push(Arc::new(item));
-                }
-            }
-            match page.records.last() {
-                Some(last) if page.remaining > 0 => start = format!("{}\0", last.key),
-                _ => break,
+            let next = page.records.last().filter(|_| page.remaining > 0).map(|last| format!("{}\0", last.key));
+            // Read while the next one is fetched, on every core.
+            let shelves = self.shelves.clone();
+            pages.push(tokio::task::spawn_blocking(move || shelves.read(page.records)));
+            let Some(next) = next else { break };
+            start = next;
+        }
+        let mut items: HashMap<usize, Vec<Arc<Item>>> = HashMap::new();
+        for page in pages {
+            for (shelf, item) in page.await.map_err(|error| StoreError::Failed(error.to_string()))? {
+                items.entry(shelf).or_default().push(item);
             }
         }
-        for shelf in self.shelves.values() {
+        for shelf in self.shelves.0.values() {
             shelf.load(items.remove(&identity(shelf)).unwrap_or_default(), revision);
         }
         self.applied.advance(revision);
@@ -140,21 +142,11 @@ impl Cache {
 
     fn apply(&self, batch: Batch) {
         for change in batch.changes {
-            if let Some((shelf, rest)) = self.locate(&change.key) {
+            if let Some((shelf, rest)) = self.shelves.locate(&change.key) {
                 shelf.apply(rest, change.revision, change.value);
             }
         }
         self.applied.advance(batch.revision);
-    }
-
-    /// The shelf that a key belongs to, and the key's rest. Prefixes have one or two segments.
-    fn locate<'k>(&self, key: &'k str) -> Option<(&Arc<Shelf>, &'k str)> {
-        let (first, rest) = key.split_once('/')?;
-        if let Some(shelf) = self.shelves.get(first) {
-            return Some((shelf, rest));
-        }
-        let at = first.len() + 1 + rest.find('/')?;
-        Some((self.shelves.get(&key[..at])?, &key[at + 1..]))
     }
 
     /// It has everything from the store at least once.
@@ -168,7 +160,7 @@ impl Cache {
     }
 
     pub fn shelf(&self, storage: &Storage) -> &Arc<Shelf> {
-        self.shelves.get(&storage.prefix).expect("every row of the table has a shelf")
+        self.shelves.0.get(&storage.prefix).expect("every row of the table has a shelf")
     }
 
     /// The objects, and the revision that they are the state of.
@@ -209,11 +201,11 @@ impl Cache {
         };
         let mut by_shelf: HashMap<usize, Vec<_>> = HashMap::new();
         for past in &past {
-            if let Some((shelf, rest)) = self.locate(&past.change.key) {
+            if let Some((shelf, rest)) = self.shelves.locate(&past.change.key) {
                 by_shelf.entry(identity(shelf)).or_default().push((rest, past));
             }
         }
-        for shelf in self.shelves.values() {
+        for shelf in self.shelves.0.values() {
             shelf.extend(revision, by_shelf.remove(&identity(shelf)).unwrap_or_default());
         }
     }
@@ -222,6 +214,30 @@ impl Cache {
         let kind = self.kinds.of(resource)?;
         let snapshot = self.shelf(&kind.storage).snapshot();
         Some((kind, snapshot))
+    }
+}
+
+/// By the prefixes of their keys.
+struct Shelves(HashMap<String, Arc<Shelf>>);
+
+impl Shelves {
+    /// The shelf that a key belongs to, and the key's rest. Prefixes have one or two segments.
+    fn locate<'k>(&self, key: &'k str) -> Option<(&Arc<Shelf>, &'k str)> {
+        let (first, rest) = key.split_once('/')?;
+        if let Some(shelf) = self.0.get(first) {
+            return Some((shelf, rest));
+        }
+        let at = first.len() + 1 + rest.find('/')?;
+        Some((self.0.get(&key[..at])?, &key[at + 1..]))
+    }
+
+    /// Items with the identities of their shelves.
+    fn read(&self, records: Vec<Record>) -> Vec<(usize, Arc<Item>)> {
+        let items = records.into_iter().filter_map(|record| {
+            let (shelf, rest) = self.locate(&record.key)?;
+            Some((identity(shelf), Arc::new(shelf.item(rest, record.revision, record.value))))
+        });
+        items.collect()
     }
 }
 
@@ -248,7 +264,7 @@ impl Reader for Cache {
 
     fn list(&self, resource: &Resource, namespace: &str) -> Vec<Arc<Value>> {
         let Some((kind, snapshot)) = self.served(resource) else { return Vec::new() };
-        snapshot.range(namespace, "").map(|item| shown(&kind, item)).collect()
+        snapshot.range(namespace, "", &[]).map(|item| shown(&kind, item)).collect()
     }
 }
 

@@ -3,9 +3,10 @@
 
 use std::{
     collections::VecDeque,
+    hash::{DefaultHasher, Hash, Hasher},
     ops::Bound,
     sync::{
-        Arc, OnceLock,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -13,8 +14,9 @@ use std::{
 use api_types::Key;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use imbl::OrdMap;
+use imbl::{OrdMap, OrdSet};
 use parking_lot::Mutex;
+use serde_json::Value;
 
 use super::{
     item::{Item, Selectable},
@@ -25,19 +27,67 @@ use crate::{
     store::{Past, Record},
 };
 
+/// What an object is found by besides its key: a hash of a label, or of a selectable field that is indexed. Different
+/// marks may be equal, so what is found is still looked at.
+pub type Mark = u64;
+
+pub fn label_mark(name: &str, value: &str) -> Mark {
+    mark("label", name, value)
+}
+
+fn mark(what: &str, name: &str, value: &str) -> Mark {
+    let mut hasher = DefaultHasher::new();
+    (what, name, value).hash(&mut hasher);
+    hasher.finish()
+}
+
 /// The objects at one revision, by `namespace/name` or `name`.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
     /// Of the last change of this resource; see [`super::Cache::snapshot`] for the one to serve.
     pub revision: u64,
     items: OrdMap<Arc<str>, Arc<Item>>,
+    /// The keys that have a mark, in order.
+    marked: OrdSet<(Mark, Arc<str>)>,
 }
 
 impl Snapshot {
-    pub fn new(revision: u64, items: impl IntoIterator<Item = Arc<Item>>) -> Self {
-        let items = items.into_iter().map(|item| (Arc::from(item.key.to_string()), item)).collect();
-        Self { revision, items }
+    /// `indexed`: the selectable field that is indexed; empty if none is.
+    pub fn new(revision: u64, items: impl IntoIterator<Item = Arc<Item>>, indexed: &'static str) -> Self {
+        let mut snapshot = Self { revision, ..Self::default() };
+        for item in items {
+            let rest = item.key.to_string();
+            snapshot.put(&rest, item, indexed);
+        }
+        snapshot
     }
+
+    fn put(&mut self, rest: &str, item: Arc<Item>, indexed: &'static str) -> Option<Arc<Item>> {
+        let existing = self.items.get_key_value(rest).map(|(rest, item)| (rest.clone(), item.clone()));
+        let (rest, previous) = existing.map_or_else(|| (Arc::from(rest), None), |(rest, item)| (rest, Some(item)));
+        let has_same_marks = previous
+            .as_ref()
+            .is_some_and(|previous| previous.labels == item.labels && previous.field(indexed) == item.field(indexed));
+        if !has_same_marks {
+            for mark in previous.iter().flat_map(|previous| marks(previous, indexed)) {
+                self.marked.remove(&(mark, rest.clone()));
+            }
+            for mark in marks(&item, indexed) {
+                self.marked.insert((mark, rest.clone()));
+            }
+        }
+        self.items.insert(rest, item);
+        previous
+    }
+
+    fn remove(&mut self, rest: &str, indexed: &'static str) -> Option<Arc<Item>> {
+        let (rest, item) = self.items.remove_with_key(rest)?;
+        for mark in marks(&item, indexed) {
+            self.marked.remove(&(mark, rest.clone()));
+        }
+        Some(item)
+    }
+
     pub fn get(&self, key: &Key) -> Option<&Arc<Item>> {
         self.items.get(key.to_string().as_str())
     }
@@ -47,28 +97,63 @@ impl Snapshot {
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
     }
-    /// In key order, from `start` on; an empty namespace means all.
-    pub fn range<'a>(&'a self, namespace: &str, start: &str) -> impl Iterator<Item = &'a Arc<Item>> + use<'a> {
-        let (mut from, mut to) = (start.to_owned(), Bound::Unbounded);
-        if !namespace.is_empty() {
-            from = from.max(format!("{namespace}/"));
-            to = Bound::Excluded(format!("{namespace}0")); // '0' follows '/'
-        }
-        let is_empty = matches!(&to, Bound::Excluded(to) if *to <= from);
-        if is_empty {
-            (from, to) = (String::new(), Bound::Excluded("\0".to_owned()));
-        }
-        let to = match &to {
-            Bound::Excluded(to) => Bound::Excluded(to.as_str()),
-            _ => Bound::Unbounded,
+
+    /// In key order, from `start` on; an empty namespace means all. With marks, only objects that have them, and
+    /// perhaps others.
+    pub fn range<'a>(
+        &'a self,
+        namespace: &str,
+        start: &str,
+        marks: &[Mark],
+    ) -> Box<dyn Iterator<Item = &'a Arc<Item>> + Send + 'a> {
+        let (from, to) = match namespace {
+            "" => (start.to_owned(), None),
+            // '0' follows '/'
+            namespace => (format!("{namespace}/").max(start.to_owned()), Some(format!("{namespace}0"))),
         };
-        self.items.range::<_, str>((Bound::Included(from.as_str()), to)).map(|(_, item)| item)
+        if to.as_ref().is_some_and(|to| *to <= from) {
+            return Box::new(std::iter::empty());
+        }
+        if let Some(mark) = self.rarest(marks) {
+            let from = (mark, Arc::from(from));
+            let keys = self.marked.range(from..).take_while(move |(other, _)| *other == mark).map(|(_, key)| key);
+            let keys = keys.take_while(move |key| to.as_ref().is_none_or(|to| ***key < **to));
+            return Box::new(keys.filter_map(|key| self.items.get(key)));
+        }
+        let to = to.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        Box::new(self.items.range::<_, str>((Bound::Included(from.as_str()), to)).map(|(_, item)| item))
     }
+
+    /// The mark that the fewest objects have, counted together until the first one ends.
+    fn rarest(&self, marks: &[Mark]) -> Option<Mark> {
+        let having =
+            |mark: Mark| self.marked.range((mark, Arc::from(""))..).take_while(move |(other, _)| *other == mark);
+        if let [only] = marks {
+            return Some(*only);
+        }
+        let mut runs: Vec<_> = marks.iter().map(|mark| (*mark, having(*mark))).collect();
+        while !runs.is_empty() {
+            for (mark, run) in &mut runs {
+                if run.next().is_none() {
+                    return Some(*mark);
+                }
+            }
+        }
+        None
+    }
+}
+
+fn marks(item: &Item, indexed: &'static str) -> impl Iterator<Item = Mark> {
+    let field = item.field(indexed);
+    let labels = item.labels.iter().map(|(name, value)| label_mark(name, value));
+    labels.chain((!field.is_empty()).then(|| mark("field", indexed, field)))
 }
 
 /// See the module's text.
 pub struct Shelf {
     selectable: Selectable,
+    /// The selectable field that is indexed.
+    indexed: &'static str,
     snapshot: ArcSwap<Snapshot>,
     window: ArcSwap<Window>,
     /// Held while a change is applied, and by who joins between two changes.
@@ -83,9 +168,10 @@ pub struct Shelf {
 const PAST_MAX: usize = 32;
 
 impl Shelf {
-    pub fn new(selectable: Selectable) -> Self {
+    pub fn new(selectable: Selectable, indexed: &'static str) -> Self {
         Self {
             selectable,
+            indexed,
             snapshot: ArcSwap::default(),
             window: ArcSwap::from_pointee(Window::new(0)),
             turn: Mutex::default(),
@@ -115,11 +201,26 @@ impl Shelf {
     }
 
     pub fn item(&self, rest: &str, revision: u64, bytes: Bytes) -> Item {
-        let item = Item::new(rest, revision, bytes, self.selectable);
+        let parsed = Item::parse(&bytes);
+        self.parsed_item(rest, revision, bytes, parsed.as_ref().map_err(String::as_str))
+    }
+
+    fn parsed_item(&self, rest: &str, revision: u64, bytes: Bytes, parsed: Result<&Value, &str>) -> Item {
+        let item = Item::of(rest, revision, bytes, parsed, self.selectable);
         if let Some(why) = &item.corrupt {
             tracing::error!(key = rest, revision, why, "a stored object cannot be read");
         }
         item
+    }
+
+    /// The mark of a field that has this value, if it is indexed.
+    pub fn field_mark(&self, name: &str, value: &str) -> Option<Mark> {
+        (name == self.indexed && !value.is_empty()).then(|| mark("field", name, value))
+    }
+
+    /// Out of items that were read by [`Shelf::item`].
+    pub fn snapshot_of(&self, revision: u64, items: Vec<Arc<Item>>) -> Snapshot {
+        Snapshot::new(revision, items, self.indexed)
     }
 
     pub fn snapshot(&self) -> Arc<Snapshot> {
@@ -129,13 +230,13 @@ impl Shelf {
     /// Replaces everything, after a start or a gap. Watchers of the old window have to start again.
     pub fn load(&self, items: Vec<Arc<Item>>, revision: u64) {
         let subscribers = self.turn.lock();
-        let new = Snapshot::new(revision, items);
+        let new = self.snapshot_of(revision, items);
         let old = self.snapshot.load_full();
         for on_change in subscribers.iter() {
-            for item in old.range("", "").filter(|item| new.get(&item.key).is_none()) {
+            for item in old.range("", "", &[]).filter(|item| new.get(&item.key).is_none()) {
                 on_change(&item.key, None);
             }
-            for item in new.range("", "") {
+            for item in new.range("", "", &[]) {
                 if old.get(&item.key).is_none_or(|old| old.revision != item.revision) {
                     on_change(&item.key, Some(&item.decode()));
                 }
@@ -153,28 +254,30 @@ impl Shelf {
             return;
         }
         snapshot.revision = revision;
-        let previous = snapshot.items.get(rest).cloned();
-        let (kind, item) = match (value, &previous) {
-            (Some(bytes), previous) => {
-                let item = Arc::new(self.item(rest, revision, bytes));
-                snapshot.items.insert(Arc::from(rest), item.clone());
-                (if previous.is_some() { ChangeKind::Modified } else { ChangeKind::Added }, item)
+        let mut new = None;
+        let (kind, item, previous) = match value {
+            Some(bytes) => {
+                let parsed = Item::parse(&bytes);
+                let item = self.parsed_item(rest, revision, bytes, parsed.as_ref().map_err(String::as_str));
+                let item = Arc::new(item);
+                let previous = snapshot.put(rest, item.clone(), self.indexed);
+                new = parsed.ok().filter(|_| !subscribers.is_empty());
+                (if previous.is_some() { ChangeKind::Modified } else { ChangeKind::Added }, item, previous)
             }
-            (None, Some(previous)) => {
-                snapshot.items.remove(rest);
-                (ChangeKind::Deleted, Arc::new(previous.ended_at(revision)))
+            None => {
+                let Some(previous) = snapshot.remove(rest, self.indexed) else { return };
+                (ChangeKind::Deleted, Arc::new(previous.ended_at(revision)), Some(previous))
             }
-            (None, None) => return,
         };
         self.received.fetch_add(1, Ordering::Relaxed);
         self.snapshot.store(Arc::new(snapshot));
         if !subscribers.is_empty() {
-            let value = (kind != ChangeKind::Deleted).then(|| item.decode());
+            let new = new.map(|value| item.with_revision(value));
             for on_change in subscribers.iter() {
-                on_change(&item.key, value.as_ref());
+                on_change(&item.key, new.as_ref());
             }
         }
-        let event = Event { revision, kind, item, previous, frame: OnceLock::new() };
+        let event = Event { revision, kind, item, previous };
         self.window.load().push(Arc::new(event));
     }
 
@@ -203,7 +306,7 @@ impl Shelf {
                 (None, Some(previous)) => (ChangeKind::Deleted, Arc::new(previous.ended_at(revision))),
                 (None, None) => return None,
             };
-            Some(Arc::new(Event { revision, kind, item, previous, frame: OnceLock::new() }))
+            Some(Arc::new(Event { revision, kind, item, previous }))
         });
         let events = events.collect();
         let _turn = self.turn.lock();
@@ -221,7 +324,7 @@ impl Shelf {
 
     pub fn subscribe(&self, on_change: OnChange) {
         let mut subscribers = self.turn.lock();
-        for item in self.snapshot.load().range("", "") {
+        for item in self.snapshot.load().range("", "", &[]) {
             on_change(&item.key, Some(&item.decode()));
         }
         subscribers.push(on_change);
@@ -233,7 +336,7 @@ mod tests {
     use super::*;
 
     fn shelf() -> Shelf {
-        let shelf = Shelf::new(|_| Vec::new());
+        let shelf = Shelf::new(|value| vec![("node", value["node"].as_str().unwrap_or_default().to_owned())], "node");
         let items = ["a/1", "a/2", "b/1", "c"].map(|rest| Arc::new(shelf.item(rest, 5, bytes(rest))));
         shelf.load(items.to_vec(), 5);
         shelf
@@ -255,9 +358,47 @@ mod tests {
             ("x", "", ""),
             ("", "a/2\0", "b/1 c"),
         ] {
-            let keys: Vec<String> = snapshot.range(namespace, start).map(|item| item.key.to_string()).collect();
+            let keys: Vec<String> = snapshot.range(namespace, start, &[]).map(|item| item.key.to_string()).collect();
             assert_eq!(keys.join(" "), expected, "{namespace:?} from {start:?}");
         }
+    }
+
+    /// What is found by marks, after changes of labels and of the indexed field.
+    #[test]
+    fn objects_are_found_by_labels_and_the_indexed_field() {
+        let shelf = shelf();
+        let labelled = |app: &str, node: &str| -> Bytes {
+            let labels = format!(r#"{{"app":"{app}","all":"yes"}}"#);
+            format!(r#"{{"apiVersion":"v1","kind":"K","metadata":{{"labels":{labels},"name":"n"}},"node":"{node}"}}"#)
+                .into()
+        };
+        let changes =
+            [("a/2", "web", "n1"), ("a/3", "web", "n2"), ("b/1", "db", "n1"), ("a/3", "db", "n1"), ("a/4", "web", "")];
+        for ((rest, app, node), revision) in changes.into_iter().zip(10..) {
+            shelf.apply(rest, revision, Some(labelled(app, node)));
+        }
+        shelf.apply("b/1", 20, None);
+        let snapshot = shelf.snapshot();
+        let (web, db, all) = (label_mark("app", "web"), label_mark("app", "db"), label_mark("all", "yes"));
+        let n1 = shelf.field_mark("node", "n1").unwrap();
+        for (namespace, start, marks, expected) in [
+            ("", "", &[web][..], "a/2 a/4"),
+            ("", "a/3", &[web], "a/4"),
+            ("a", "", &[db], "a/3"),
+            ("b", "", &[all], ""),
+            ("", "", &[all], "a/2 a/3 a/4"),
+            ("", "", &[all, db], "a/3"),
+            ("", "", &[n1], "a/2 a/3"),
+            ("", "", &[label_mark("app", "none"), all], ""),
+        ] {
+            let keys: Vec<String> = snapshot.range(namespace, start, marks).map(|item| item.key.to_string()).collect();
+            assert_eq!(keys.join(" "), expected, "{namespace:?} from {start:?} by {marks:?}");
+        }
+        assert_eq!((shelf.field_mark("node", ""), shelf.field_mark("other", "n1")), (None, None));
+        for rest in ["a/1", "a/2", "a/3", "a/4", "c"] {
+            shelf.apply(rest, shelf.snapshot().revision + 1, None);
+        }
+        assert!(shelf.snapshot().marked.is_empty());
     }
 
     #[test]

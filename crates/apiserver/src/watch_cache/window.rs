@@ -3,22 +3,23 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, OnceLock, Weak},
+    sync::{Arc, Weak},
 };
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::item::Item;
 
-/// Bytes of objects that one resource's window holds on to.
-const WINDOW_BYTES_MAX: usize = 32 << 20;
+/// Bytes that one resource's window holds on to besides the objects that are: states that have passed.
+const WINDOW_BYTES_MAX: usize = 16 << 20;
 const WINDOW_EVENTS_MAX: usize = 16_384;
-/// A lane holds only what its own few watchers have not read yet.
-const LANE_EVENTS_MAX: usize = 2_048;
+/// Lanes are looked through for what nobody reads any more once in so many events.
+const SWEEP_EVENTS: u64 = 1_024;
 /// Events handed to a watcher at once.
 const READ_EVENTS_MAX: usize = 128;
+/// About the bytes of their objects.
+const READ_BYTES_MAX: usize = 256 << 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChangeKind {
@@ -36,8 +37,6 @@ pub struct Event {
     pub item: Arc<Item>,
     /// The state before; `None` for Added.
     pub previous: Option<Arc<Item>>,
-    /// The encoded watch event in the stored version, made by the first watcher that sends it.
-    pub frame: OnceLock<Bytes>,
 }
 
 /// What a watcher can be concerned by, as narrow as its request says.
@@ -52,29 +51,83 @@ pub enum Interest {
 }
 
 impl Event {
-    /// Both states, as an event may take an object out of somebody's sight.
-    fn concerns(&self, lanes: &HashMap<Interest, Weak<Lane>>) -> Vec<Arc<Lane>> {
-        let mut interests =
-            vec![Interest::Namespace(self.item.key.namespace.clone()), Interest::Object(self.item.key.to_string())];
-        for item in [Some(&self.item), self.previous.as_ref()].into_iter().flatten() {
-            for (name, value) in &item.fields {
-                let interest = Interest::Field((*name).to_owned(), value.clone());
-                if !interests.contains(&interest) {
-                    interests.push(interest);
-                }
-            }
-        }
-        interests.iter().filter_map(|interest| lanes.get(interest)?.upgrade()).collect()
+    /// What is in memory because of this event alone: a state that has passed.
+    fn size(&self) -> usize {
+        let gone = if self.kind == ChangeKind::Deleted { self.item.size() } else { 0 };
+        size_of::<Self>() + gone + self.previous.as_ref().map_or(0, |previous| previous.size())
     }
 
-    fn concerns_interest(&self, interest: &Interest) -> bool {
+    /// Both states, as an event may take an object out of somebody's sight.
+    fn concerns(&self, interest: &Interest) -> bool {
         let is = |item: &Item| match interest {
             Interest::All => true,
             Interest::Namespace(namespace) => item.key.namespace == *namespace,
             Interest::Object(key) => item.key.to_string() == *key,
-            Interest::Field(name, value) => item.field(name) == Some(value),
+            Interest::Field(name, value) => item.field(name) == value,
         };
         is(&self.item) || self.previous.as_ref().is_some_and(|previous| is(previous))
+    }
+}
+
+type LaneMap = HashMap<String, Weak<Lane>>;
+
+/// The lanes of the narrow watchers, by what an event is asked for. What nobody watches costs no look.
+#[derive(Debug, Default)]
+struct Lanes {
+    by_namespace: LaneMap,
+    by_object: LaneMap,
+    /// By the field's name, then its value.
+    by_field: HashMap<String, LaneMap>,
+}
+
+impl Lanes {
+    fn join(&mut self, interest: Interest) -> Arc<Lane> {
+        let (map, key) = match interest {
+            Interest::All => unreachable!("all events have a lane of their own"),
+            Interest::Namespace(namespace) => (&mut self.by_namespace, namespace),
+            Interest::Object(key) => (&mut self.by_object, key),
+            Interest::Field(name, value) => (self.by_field.entry(name).or_default(), value),
+        };
+        if let Some(lane) = map.get(&key).and_then(Weak::upgrade) {
+            return lane;
+        }
+        let lane = Arc::new(Lane::new());
+        map.insert(key, Arc::downgrade(&lane));
+        lane
+    }
+
+    /// Calls `tell` for each lane that the event concerns, once.
+    fn concerned(&self, event: &Event, mut tell: impl FnMut(&Lane)) {
+        let mut at = |map: &LaneMap, key: &str| {
+            if let Some(lane) = map.get(key).and_then(Weak::upgrade) {
+                tell(&lane);
+            }
+        };
+        if !self.by_namespace.is_empty() {
+            at(&self.by_namespace, &event.item.key.namespace);
+        }
+        if !self.by_object.is_empty() {
+            at(&self.by_object, &event.item.key.to_string());
+        }
+        for (name, map) in &self.by_field {
+            let now = event.item.field(name);
+            at(map, now);
+            if let Some(before) = event.previous.as_ref().map(|previous| previous.field(name)).filter(|it| *it != now) {
+                at(map, before);
+            }
+        }
+    }
+
+    fn maps(&mut self) -> impl Iterator<Item = &mut LaneMap> {
+        [&mut self.by_namespace, &mut self.by_object].into_iter().chain(self.by_field.values_mut())
+    }
+
+    /// Forgets lanes that nobody reads, and in the others what the window has forgotten.
+    fn sweep(&mut self, complete_after: u64) {
+        for map in self.maps() {
+            map.retain(|_, lane| lane.upgrade().inspect(|lane| lane.forget(complete_after)).is_some());
+        }
+        self.by_field.retain(|_, map| !map.is_empty());
     }
 }
 
@@ -94,31 +147,36 @@ struct Log {
     events: VecDeque<Arc<Event>>,
     /// The number of the first of `events`.
     first: u64,
-    bytes: usize,
 }
 
 impl Lane {
     fn new() -> Self {
-        let log = Log { events: VecDeque::new(), first: FIRST, bytes: 0 };
-        Self { log: Mutex::new(log), bell: watch::Sender::new(FIRST) }
+        Self { log: Mutex::new(Log { events: VecDeque::new(), first: FIRST }), bell: watch::Sender::new(FIRST) }
     }
 
-    /// Returns the revision of the newest event that had to make room.
-    fn push(&self, event: Arc<Event>, events_max: usize, bytes_max: usize) -> Option<u64> {
-        let mut dropped = None;
-        let mut log = self.log.lock();
-        log.bytes += event.item.size();
-        log.events.push_back(event);
-        while log.events.len() > events_max || (log.bytes > bytes_max && log.events.len() > 1) {
-            let Some(event) = log.events.pop_front() else { break };
-            log.bytes -= event.item.size();
-            log.first += 1;
-            dropped = Some(event.revision);
-        }
-        let next = log.first + log.events.len() as u64;
-        drop(log);
+    fn push(&self, event: Arc<Event>) {
+        let next = {
+            let mut log = self.log.lock();
+            log.events.push_back(event);
+            log.first + log.events.len() as u64
+        };
         self.bell.send_replace(next);
-        dropped
+    }
+
+    /// Takes the oldest event away.
+    fn pop(&self) -> Option<Arc<Event>> {
+        let mut log = self.log.lock();
+        let event = log.events.pop_front()?;
+        log.first += 1;
+        Some(event)
+    }
+
+    fn forget(&self, upto: u64) {
+        let mut log = self.log.lock();
+        while log.events.front().is_some_and(|event| event.revision <= upto) {
+            log.events.pop_front();
+            log.first += 1;
+        }
     }
 }
 
@@ -126,16 +184,20 @@ impl Lane {
 #[derive(Debug)]
 pub struct Window {
     all: Arc<Lane>,
-    lanes: Mutex<Lanes>,
+    state: Mutex<State>,
 }
 
 #[derive(Debug)]
-struct Lanes {
-    by_interest: HashMap<Interest, Weak<Lane>>,
+struct State {
+    lanes: Lanes,
     /// Events after this revision are all here.
     complete_after: u64,
     /// The oldest ones had to make room, so older ones have none either.
     has_dropped: bool,
+    events: usize,
+    bytes: usize,
+    /// Until lanes are swept.
+    pushed: u64,
 }
 
 /// The revision lies before the window.
@@ -154,61 +216,75 @@ pub struct Fallen;
 impl Window {
     /// Complete for events after `revision`.
     pub fn new(revision: u64) -> Self {
-        let lanes = Lanes { by_interest: HashMap::new(), complete_after: revision, has_dropped: false };
-        Self { all: Arc::new(Lane::new()), lanes: Mutex::new(lanes) }
+        let state = State {
+            lanes: Lanes::default(),
+            complete_after: revision,
+            has_dropped: false,
+            events: 0,
+            bytes: 0,
+            pushed: 0,
+        };
+        Self { all: Arc::new(Lane::new()), state: Mutex::new(state) }
     }
 
     /// Events come in revision order, from one caller at a time.
     pub fn push(&self, event: Arc<Event>) {
-        let mut lanes = self.lanes.lock();
-        if !lanes.by_interest.is_empty() {
-            lanes.by_interest.retain(|_, lane| lane.strong_count() > 0);
-            for lane in event.concerns(&lanes.by_interest) {
-                lane.push(event.clone(), LANE_EVENTS_MAX, WINDOW_BYTES_MAX);
-            }
+        let mut state = self.state.lock();
+        state.lanes.concerned(&event, |lane| lane.push(event.clone()));
+        state.events += 1;
+        state.bytes += event.size();
+        self.all.push(event);
+        while state.events > WINDOW_EVENTS_MAX || (state.bytes > WINDOW_BYTES_MAX && state.events > 1) {
+            let Some(dropped) = self.all.pop() else { break };
+            state.events -= 1;
+            state.bytes -= dropped.size();
+            state.complete_after = dropped.revision;
+            state.has_dropped = true;
         }
-        if let Some(dropped) = self.all.push(event, WINDOW_EVENTS_MAX, WINDOW_BYTES_MAX) {
-            lanes.complete_after = dropped;
-            lanes.has_dropped = true;
+        state.pushed += 1;
+        if state.pushed.is_multiple_of(SWEEP_EVENTS) {
+            let complete_after = state.complete_after;
+            state.lanes.sweep(complete_after);
         }
     }
 
     /// Where the window begins, if older events may be put before it.
     pub fn may_extend(&self) -> Option<u64> {
-        let lanes = self.lanes.lock();
-        (!lanes.has_dropped).then_some(lanes.complete_after)
+        let state = self.state.lock();
+        (!state.has_dropped).then_some(state.complete_after)
     }
 
     /// Puts older events before the first: those after `revision`, in order, up to where the window begins.
     pub fn extend(&self, revision: u64, events: Vec<Arc<Event>>) {
-        let mut lanes = self.lanes.lock();
-        if lanes.has_dropped || revision >= lanes.complete_after {
+        let mut state = self.state.lock();
+        if state.has_dropped || revision >= state.complete_after {
             return;
         }
         let mut log = self.all.log.lock();
         for event in events.into_iter().rev() {
-            log.bytes += event.item.size();
+            state.events += 1;
+            state.bytes += event.size();
             log.first -= 1;
             log.events.push_front(event);
         }
-        lanes.complete_after = revision;
+        state.complete_after = revision;
     }
 
     /// Nothing will follow: every cursor falls out.
     pub fn close(&self) {
-        let lanes = self.lanes.lock();
-        for lane in lanes.by_interest.values().filter_map(Weak::upgrade).chain([self.all.clone()]) {
-            let mut log = lane.log.lock();
-            *log = Log { events: VecDeque::new(), first: u64::MAX, bytes: 0 };
+        let mut state = self.state.lock();
+        let lanes = state.lanes.maps().flat_map(|map| map.values()).filter_map(Weak::upgrade);
+        for lane in lanes.chain([self.all.clone()]) {
+            *lane.log.lock() = Log { events: VecDeque::new(), first: u64::MAX };
             lane.bell.send_replace(u64::MAX);
         }
     }
 
     /// A cursor before the first event after `revision` that concerns `interest`.
     pub fn after(&self, revision: u64, interest: Interest) -> Result<Cursor, TooOld> {
-        let mut lanes = self.lanes.lock();
-        if revision < lanes.complete_after {
-            return Err(TooOld { asked: revision, oldest: lanes.complete_after });
+        let mut state = self.state.lock();
+        if revision < state.complete_after {
+            return Err(TooOld { asked: revision, oldest: state.complete_after });
         }
         let log = self.all.log.lock();
         let at = log.events.partition_point(|event| event.revision <= revision);
@@ -217,14 +293,9 @@ impl Window {
             let bell = self.all.bell.subscribe();
             return Ok(Cursor { lane: self.all.clone(), backlog: VecDeque::new(), next, bell });
         }
-        let backlog = log.events.range(at..).filter(|event| event.concerns_interest(&interest)).cloned().collect();
+        let backlog = log.events.range(at..).filter(|event| event.concerns(&interest)).cloned().collect();
         drop(log);
-        let existing = lanes.by_interest.get(&interest).and_then(Weak::upgrade);
-        let lane = existing.unwrap_or_else(|| {
-            let lane = Arc::new(Lane::new());
-            lanes.by_interest.insert(interest, Arc::downgrade(&lane));
-            lane
-        });
+        let lane = state.lanes.join(interest);
         let bell = lane.bell.subscribe();
         let next = *bell.borrow();
         Ok(Cursor { lane, backlog, next, bell })
@@ -251,7 +322,13 @@ impl Cursor {
         let log = self.lane.log.lock();
         let Some(at) = self.next.checked_sub(log.first) else { return Err(Fallen) };
         let at = usize::try_from(at).expect("a window has fewer events than memory has bytes").min(log.events.len());
-        let events: Vec<_> = log.events.range(at..).take(READ_EVENTS_MAX).cloned().collect();
+        let mut bytes = 0;
+        let fitting = log.events.range(at..).take(READ_EVENTS_MAX).take_while(|event| {
+            let fits = bytes < READ_BYTES_MAX;
+            bytes += event.item.stored().len();
+            fits
+        });
+        let events: Vec<_> = fitting.cloned().collect();
         self.next += events.len() as u64;
         Ok(events)
     }
@@ -282,7 +359,6 @@ mod tests {
             kind: ChangeKind::Modified,
             item: item(revision, node),
             previous: before.map(|node| item(revision - 1, node)),
-            frame: OnceLock::new(),
         })
     }
 
@@ -332,6 +408,52 @@ mod tests {
         assert_eq!(cursor.read().unwrap_err(), Fallen);
         assert_eq!(window.after(0, Interest::All).unwrap_err().oldest, 1);
         assert!(window.after(1, Interest::All).is_ok());
+    }
+
+    /// A slow watcher delays nobody, and holds nothing back that the window has let go.
+    #[test]
+    fn states_that_have_passed_are_bounded_for_all_watchers_together() {
+        let window = Window::new(0);
+        let mut slow = window.after(0, Interest::Object("ns/a".into())).unwrap();
+        let mut quick = window.after(0, Interest::All).unwrap();
+        let text = "x".repeat(1 << 16);
+        let rounds = 4 * SWEEP_EVENTS;
+        for revision in 1..=rounds {
+            window.push(event(revision, "ns/a", &text, Some(&text)));
+            assert_eq!(revisions(&mut quick), [revision]);
+        }
+        let state = window.state.lock();
+        assert!(state.bytes <= WINDOW_BYTES_MAX && state.complete_after > 0);
+        let (lane, all) = (slow.lane.log.lock().events.len(), window.all.log.lock().events.len());
+        assert!(lane <= all + SWEEP_EVENTS as usize, "{lane} {all}");
+        drop(state);
+        assert_eq!(slow.read().unwrap_err(), Fallen);
+    }
+
+    #[test]
+    fn a_watcher_is_given_no_more_than_it_can_send_at_once() {
+        let window = Window::new(0);
+        let mut cursor = window.after(0, Interest::All).unwrap();
+        let text = "x".repeat(READ_BYTES_MAX / 2);
+        for revision in 1..=5 {
+            window.push(event(revision, "ns/a", &text, None));
+        }
+        assert_eq!(
+            [revisions(&mut cursor), revisions(&mut cursor), revisions(&mut cursor)].map(|read| read.len()),
+            [2, 2, 1]
+        );
+    }
+
+    #[test]
+    fn lanes_go_with_their_last_watcher() {
+        let window = Window::new(0);
+        for node in 0..100 {
+            window.after(0, Interest::Field("node".into(), node.to_string())).unwrap();
+        }
+        for revision in 1..=SWEEP_EVENTS {
+            window.push(event(revision, "ns/a", "", None));
+        }
+        assert!(window.state.lock().lanes.by_field.is_empty());
     }
 
     #[test]

@@ -39,6 +39,7 @@ pub const RULES: Rules = Rules {
     warnings: warnings::of_pod,
     selectable,
     selectable_names: SELECTABLE,
+    indexed: "spec.nodeName",
     graceful,
     returns_deleted: true,
     ..PLAIN
