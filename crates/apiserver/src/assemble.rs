@@ -10,7 +10,7 @@ use crate::{
     allocate::{self, Allocator},
     audit::Audit,
     authn,
-    authz::{Authorizer, Mode},
+    authz::{self, Authorizer},
     bootstrap,
     flags::{Flags, Storage},
     health::Health,
@@ -39,9 +39,8 @@ pub async fn assemble(flags: Flags, terminating: CancellationToken, tasks: &Task
     for name in flags.access.enable_admission_plugins.iter().chain(&flags.access.disable_admission_plugins) {
         anyhow::ensure!(admission::is_known(name), "admission plugin {name:?} is not one of this server's");
     }
-    let modes = flags.access.authorization_mode.iter().map(|mode| mode.parse::<Mode>());
-    let modes = modes.collect::<Result<Vec<Mode>, _>>().map_err(anyhow::Error::msg).context("--authorization-mode")?;
-    let authorizer = Authorizer::new(modes, bootstrap::objects::node_rules(), &*cache);
+    let chain = authz::assemble::chain(&flags.authorization)?;
+    let authorizer = Authorizer::new(chain, bootstrap::objects::node_rules(), &*cache);
     let services = &flags.services;
     let (allocator, released) =
         Allocator::new(&services.service_cluster_ip_range, services.service_node_port_range, &*cache);

@@ -6,7 +6,10 @@ use clap::Parser;
 use daemon::{LogFlags, ServingFlags};
 use ipnet::IpNet;
 
-use crate::{allocate::range::Ports, audit::flags::AuditFlags, authn::flags::AuthenticationFlags};
+use crate::{
+    allocate::range::Ports, audit::flags::AuditFlags, authn::flags::AuthenticationFlags,
+    authz::flags::AuthorizationFlags,
+};
 
 pub const DEFAULT_PORT: u16 = 6443;
 
@@ -26,6 +29,8 @@ pub struct Flags {
     pub tokens: TokenFlags,
     #[command(flatten)]
     pub authentication: AuthenticationFlags,
+    #[command(flatten)]
+    pub authorization: AuthorizationFlags,
     #[command(flatten)]
     pub kubelet: KubeletFlags,
     #[command(flatten)]
@@ -150,8 +155,6 @@ fn ports(text: &str) -> Result<Ports, String> {
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct AccessFlags {
-    #[arg(long, value_delimiter = ',', default_value = "Node,RBAC")]
-    pub authorization_mode: Vec<String>,
     /// Every check of this server is made by default.
     #[arg(long, value_delimiter = ',')]
     pub enable_admission_plugins: Vec<String>,

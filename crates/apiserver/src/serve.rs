@@ -169,14 +169,15 @@ impl Front {
             server.authenticator.authenticate(&parts.headers, &request.path, peer.certificate.as_deref()).await;
         let user = authenticated.inspect_err(|_| audit::unauthenticated())?;
         audit::authenticated(&user).await?;
-        let user = match impersonation::impersonate(&parts.headers, &user, &server.authorizer)? {
+        let asked = Attributes::of(request);
+        let user = match impersonation::impersonate(&parts.headers, &user, &server.authorizer, &asked).await? {
             Some(other) => {
                 audit::note(|notes| notes.impersonated = Some(other.clone()));
                 other
             }
             None => user,
         };
-        server.authorizer.check(&user, &Attributes::of(request))?;
+        server.authorizer.check(&user, &asked).await?;
         Ok(user)
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use api_types::ApiError;
 use http::HeaderMap;
 
-use super::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User, token};
+use super::{ANONYMOUS, AUTHENTICATED, UNAUTHENTICATED, User, constrained, token};
 use crate::authz::{self, Attributes, Authorizer, Decision};
 
 const USER: &str = "impersonate-user";
@@ -17,18 +17,35 @@ const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 const AUTHENTICATION: &str = "authentication.k8s.io";
 
-/// The user that the request acts as, or `None` if it does not ask for another.
-pub fn impersonate(headers: &HeaderMap, user: &User, authorizer: &Authorizer) -> Result<Option<User>, ApiError> {
+/// The user that the request, which asks for `asked`, acts as; `None` if it does not ask for another.
+pub async fn impersonate(
+    headers: &HeaderMap,
+    user: &User,
+    authorizer: &Authorizer,
+    asked: &Attributes<'_>,
+) -> Result<Option<User>, ApiError> {
     let Some(requested) = requested(headers)? else { return Ok(None) };
-    for attributes in parts(&requested) {
-        match authorizer.authorize(user, &attributes) {
+    let Err(refusal) = may_all(user, authorizer, &parts(&requested)).await else {
+        return Ok(Some(completed(requested)));
+    };
+    for mode in constrained::MODES {
+        if mode.fits(&requested, user) && mode.may(&requested, user, authorizer, asked).await {
+            return Ok(Some(completed(constrained::with_groups(requested))));
+        }
+    }
+    Err(refusal)
+}
+
+async fn may_all(user: &User, authorizer: &Authorizer, parts: &[Attributes<'_>]) -> Result<(), ApiError> {
+    for attributes in parts {
+        match authorizer.authorize(user, attributes).await {
             Decision::Allow { .. } => {}
             Decision::Deny { reason } | Decision::NoOpinion { reason } => {
-                return Err(authz::forbidden(user, &attributes, &reason));
+                return Err(authz::forbidden(user, attributes, &reason));
             }
         }
     }
-    Ok(Some(completed(requested)))
+    Ok(())
 }
 
 /// The identity in the headers, as it stands there.

@@ -7,6 +7,7 @@ pub mod bootstrap_token;
 pub mod certificate;
 pub mod claims;
 pub mod configuration;
+pub mod constrained;
 pub mod discovery;
 pub mod flags;
 pub mod impersonation;

@@ -15,7 +15,7 @@ use crate::authn::{MASTERS, User};
 const GROUP: &str = "rbac.authorization.k8s.io";
 
 /// Checks a write of `new` over `old` (`None`: a create). Resources of other groups pass.
-pub fn check(
+pub async fn check(
     authorizer: &Authorizer,
     user: &User,
     resource: &Resource,
@@ -31,9 +31,9 @@ pub fn check(
     let grant = Grant { authorizer, user, resource, namespace, name };
     match resource.kind.as_ref() {
         "Role" | "ClusterRole" if unchanged("rules") && unchanged("aggregationRule") => Ok(()),
-        "Role" | "ClusterRole" => grant.of_rules(new),
+        "Role" | "ClusterRole" => grant.of_rules(new).await,
         "RoleBinding" | "ClusterRoleBinding" if unchanged("roleRef") && unchanged("subjects") => Ok(()),
-        "RoleBinding" | "ClusterRoleBinding" => grant.of_role(&new["roleRef"]),
+        "RoleBinding" | "ClusterRoleBinding" => grant.of_role(&new["roleRef"]).await,
         _ => Ok(()),
     }
 }
@@ -48,8 +48,8 @@ struct Grant<'a> {
 }
 
 impl Grant<'_> {
-    fn of_rules(&self, role: &Value) -> Result<(), ApiError> {
-        if self.may("escalate", &self.resource.plural, self.name) {
+    async fn of_rules(&self, role: &Value) -> Result<(), ApiError> {
+        if self.may("escalate", &self.resource.plural, self.name).await {
             return Ok(());
         }
         self.held(&Rule::list(&role["rules"]))?;
@@ -61,11 +61,11 @@ impl Grant<'_> {
         Ok(())
     }
 
-    fn of_role(&self, role_ref: &Value) -> Result<(), ApiError> {
+    async fn of_role(&self, role_ref: &Value) -> Result<(), ApiError> {
         let name = text(&role_ref["name"]);
         let (plural, namespace) =
             if role_ref["kind"] == "Role" { ("roles", self.namespace) } else { ("clusterroles", "") };
-        if self.may("bind", plural, name) {
+        if self.may("bind", plural, name).await {
             return Ok(());
         }
         let Some(rules) = self.authorizer.rbac().role(namespace, name) else {
@@ -76,7 +76,7 @@ impl Grant<'_> {
         self.held(&rules)
     }
 
-    fn may(&self, verb: &str, plural: &str, name: &str) -> bool {
+    async fn may(&self, verb: &str, plural: &str, name: &str) -> bool {
         let attributes = Attributes {
             verb,
             group: GROUP,
@@ -87,7 +87,7 @@ impl Grant<'_> {
             resource_request: true,
             ..Attributes::default()
         };
-        self.authorizer.allows(self.user, &attributes)
+        self.authorizer.allows(self.user, &attributes).await
     }
 
     fn held(&self, wanted: &[Rule]) -> Result<(), ApiError> {
@@ -123,10 +123,12 @@ fn text(value: &Value) -> &str {
 mod tests {
     use super::*;
     use crate::{
-        authz::Mode,
+        authz::Link,
         reader::{Changes, OnChange},
     };
     use api_types::{Key, resources};
+    use daemon::reload::Reloading;
+    use futures::FutureExt;
     use serde_json::json;
 
     struct Still;
@@ -136,7 +138,7 @@ mod tests {
 
     /// bob may get pods anywhere, write roles, and bind `bindable`.
     fn authorizer() -> Authorizer {
-        let authorizer = Authorizer::new(vec![Mode::Rbac], Vec::new(), &Still);
+        let authorizer = Authorizer::new(Reloading::fixed(vec![Link::Rbac]), Vec::new(), &Still);
         let rbac = authorizer.rbac();
         let apply = |kind: &str, name: &str, object: Value| rbac.apply(kind, &Key::cluster(name), Some(&object));
         apply(
@@ -158,9 +160,8 @@ mod tests {
     }
     fn refusal(resource: &Resource, old: Option<&Value>, new: &Value) -> Option<(u16, String)> {
         let bob = User::new("bob", &["devs"]);
-        check(&authorizer(), &bob, resource, old, new)
-            .err()
-            .map(|refusal| (refusal.code(), refusal.message().to_owned()))
+        let checked = check(&authorizer(), &bob, resource, old, new).now_or_never();
+        checked.expect("memory answers at once").err().map(|refusal| (refusal.code(), refusal.message().to_owned()))
     }
     fn role(verbs: &[&str]) -> Value {
         json!({"metadata": {"namespace": "n", "name": "r"}, "rules": [{"verbs": verbs, "apiGroups": [""], "resources": ["pods"]}]})

@@ -1,16 +1,22 @@
-//! May they? The node authoriser and RBAC, asked in turn; the first that allows, allows.
-//! All state is kept by change callbacks, so a request reads memory only.
+//! May they? Authorisers are asked in turn, and the first that allows or forbids decides. What Node and
+//! RBAC decide from is kept by change callbacks, so that a request reads memory only; only a webhook is asked.
 
+pub mod abac;
+pub mod assemble;
+pub mod configuration;
 pub mod escalation;
+pub mod flags;
 pub mod graph;
 pub mod node;
 pub mod rbac;
 pub mod rule;
 pub mod signers;
+pub mod webhook;
 
-use std::{str::FromStr, sync::Arc};
+use std::sync::Arc;
 
 use api_types::{ApiError, Key, Resource, resources};
+use daemon::reload::Reloading;
 use parking_lot::RwLock;
 use serde_json::Value;
 
@@ -39,6 +45,8 @@ pub struct Attributes<'a> {
     pub path: &'a str,
     /// As in the query: `spec.nodeName=n1`.
     pub field_selector: &'a str,
+    /// As in the query: `app=web`.
+    pub label_selector: &'a str,
     pub resource_request: bool,
 }
 
@@ -57,7 +65,8 @@ impl<'a> Attributes<'a> {
             namespace: &target.key.namespace,
             name: &target.authorized_name,
             path: &request.path,
-            field_selector: request.query.text("fieldSelector"),
+            field_selector: selector(verb, request.query.text("fieldSelector")),
+            label_selector: selector(verb, request.query.text("labelSelector")),
             resource_request: true,
         }
     }
@@ -68,6 +77,11 @@ impl<'a> Attributes<'a> {
             wanted.is_some_and(|rest| rest.strip_prefix('=').unwrap_or(rest) == value)
         })
     }
+}
+
+/// Selectors narrow only what goes over many objects.
+fn selector<'a>(verb: &str, text: &'a str) -> &'a str {
+    if matches!(verb, "list" | "watch" | "deletecollection") { text } else { "" }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,27 +99,18 @@ pub enum Decision {
     },
 }
 
-/// A word of `--authorization-mode`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mode {
+/// One authoriser.
+pub enum Link {
     Node,
     Rbac,
-}
-
-impl FromStr for Mode {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "Node" => Ok(Self::Node),
-            "RBAC" => Ok(Self::Rbac),
-            other => Err(format!("authorization mode {other:?} is not one of Node, RBAC")),
-        }
-    }
+    Abac(abac::Policies),
+    AlwaysAllow,
+    AlwaysDeny,
+    Webhook(Box<webhook::AccessWebhook>),
 }
 
 pub struct Authorizer {
-    modes: Vec<Mode>,
+    chain: Reloading<Vec<Link>>,
     rbac: Arc<Rbac>,
     graph: Arc<RwLock<Graph>>,
     /// What every node may do, whatever its pods.
@@ -114,7 +119,7 @@ pub struct Authorizer {
 
 impl Authorizer {
     /// Follows the cluster's roles, bindings, pods and volumes through `changes`.
-    pub fn new(modes: Vec<Mode>, node_rules: Vec<Rule>, changes: &dyn Changes) -> Self {
+    pub fn new(chain: Reloading<Vec<Link>>, node_rules: Vec<Rule>, changes: &dyn Changes) -> Self {
         let rbac = Arc::new(Rbac::default());
         for resource in
             [&resources::CLUSTER_ROLE, &resources::CLUSTER_ROLE_BINDING, &resources::ROLE, &resources::ROLE_BINDING]
@@ -128,25 +133,23 @@ impl Authorizer {
             let graph = graph.clone();
             changes.subscribe(resource, Box::new(move |key, object| apply(&mut graph.write(), key, object)));
         };
-        if modes.contains(&Mode::Node) {
-            follow(&resources::POD, Graph::pod_changed);
-            follow(&resources::PERSISTENT_VOLUME, Graph::volume_changed);
-            follow(&resources::VOLUME_ATTACHMENT, Graph::attachment_changed);
-            follow(&resources::RESOURCE_SLICE, Graph::slice_changed);
-        }
-        Self { modes, rbac, graph, node_rules }
+        follow(&resources::POD, Graph::pod_changed);
+        follow(&resources::PERSISTENT_VOLUME, Graph::volume_changed);
+        follow(&resources::VOLUME_ATTACHMENT, Graph::attachment_changed);
+        follow(&resources::RESOURCE_SLICE, Graph::slice_changed);
+        Self { chain, rbac, graph, node_rules }
     }
 
-    pub fn authorize(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
+    pub async fn authorize(&self, user: &User, attributes: &Attributes<'_>) -> Decision {
         let is_probe = !attributes.resource_request && attributes.verb == "get" && authn::is_open(attributes.path);
         if user.is_in(MASTERS) || is_probe {
             return Decision::Allow { reason: String::new() };
         }
         let mut reasons = Vec::new();
-        for mode in &self.modes {
-            let decision = match mode {
-                Mode::Node => node::authorize(user, attributes, &self.graph.read(), &self.node_rules),
-                Mode::Rbac => self.rbac.authorize(user, attributes),
+        for link in self.chain.current().iter() {
+            let decision = match link {
+                Link::Webhook(webhook) => webhook.authorize(user, attributes).await,
+                link => self.decide(link, user, attributes),
             };
             match decision {
                 Decision::NoOpinion { reason } if reason.is_empty() => {}
@@ -157,13 +160,26 @@ impl Authorizer {
         Decision::NoOpinion { reason: reasons.join("\n") }
     }
 
-    pub fn allows(&self, user: &User, attributes: &Attributes<'_>) -> bool {
-        matches!(self.authorize(user, attributes), Decision::Allow { .. })
+    /// What a link says that need ask nobody.
+    fn decide(&self, link: &Link, user: &User, attributes: &Attributes<'_>) -> Decision {
+        match link {
+            Link::Node => node::authorize(user, attributes, &self.graph.read(), &self.node_rules),
+            Link::Rbac => self.rbac.authorize(user, attributes),
+            Link::Abac(policies) if policies.allow(user, attributes) => Decision::Allow { reason: String::new() },
+            Link::Abac(_) => Decision::NoOpinion { reason: "No policy matched.".to_owned() },
+            Link::AlwaysAllow => Decision::Allow { reason: String::new() },
+            Link::AlwaysDeny => Decision::NoOpinion { reason: "Everything is forbidden.".to_owned() },
+            Link::Webhook(_) => Decision::NoOpinion { reason: String::new() },
+        }
+    }
+
+    pub async fn allows(&self, user: &User, attributes: &Attributes<'_>) -> bool {
+        matches!(self.authorize(user, attributes).await, Decision::Allow { .. })
     }
 
     /// [`Authorizer::authorize`] as the answer to a request.
-    pub fn check(&self, user: &User, attributes: &Attributes<'_>) -> Result<(), ApiError> {
-        let decision = self.authorize(user, attributes);
+    pub async fn check(&self, user: &User, attributes: &Attributes<'_>) -> Result<(), ApiError> {
+        let decision = self.authorize(user, attributes).await;
         audit::decided(&decision);
         match decision {
             Decision::Allow { .. } => Ok(()),
@@ -177,8 +193,16 @@ impl Authorizer {
         if user.is_in(MASTERS) {
             rules.extend(Rule::everything());
         }
-        if self.modes.contains(&Mode::Node) && node::name_of(user).is_some() {
-            gaps.push("node authorizer does not support user rule resolution".to_owned());
+        for link in self.chain.current().iter() {
+            match link {
+                Link::AlwaysAllow => rules.extend(Rule::everything()),
+                Link::Node if node::name_of(user).is_some() => {
+                    gaps.push("node authorizer does not support user rule resolution".to_owned());
+                }
+                Link::Webhook(_) => gaps.push("webhook authorizer does not support user rule resolution".to_owned()),
+                Link::Abac(_) => gaps.push("ABAC authorizer does not support user rule resolution".to_owned()),
+                Link::Node | Link::Rbac | Link::AlwaysDeny => {}
+            }
         }
         (rules, gaps)
     }
@@ -190,7 +214,7 @@ impl Authorizer {
 
 /// What a write of `new` over `old` (`None`: a create) demands beyond the verb: rights that it grants
 /// must be held, signers must be the writer's to speak for.
-pub fn check_write(
+pub async fn check_write(
     authorizer: &Authorizer,
     user: &User,
     resource: &Resource,
@@ -198,8 +222,8 @@ pub fn check_write(
     old: Option<&Value>,
     new: &Value,
 ) -> Result<(), ApiError> {
-    escalation::check(authorizer, user, resource, old, new)?;
-    signers::check(authorizer, user, resource, subresource, old, new)
+    escalation::check(authorizer, user, resource, old, new).await?;
+    signers::check(authorizer, user, resource, subresource, old, new).await
 }
 
 /// 403 in upstream's words.
@@ -239,6 +263,11 @@ pub fn forbidden(user: &User, attributes: &Attributes<'_>, reason: &str) -> ApiE
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    struct Still;
+    impl Changes for Still {
+        fn subscribe(&self, _: &Resource, _: crate::reader::OnChange) {}
+    }
 
     #[test]
     fn denials_are_worded_as_upstream() {
@@ -282,16 +311,30 @@ mod tests {
     }
 
     /// Liveness must not depend on roles that are read from the store.
-    #[test]
-    fn probes_need_no_role() {
-        struct Still;
-        impl Changes for Still {
-            fn subscribe(&self, _: &Resource, _: crate::reader::OnChange) {}
-        }
-        let authorizer = Authorizer::new(vec![Mode::Node, Mode::Rbac], Vec::new(), &Still);
+    #[tokio::test]
+    async fn probes_need_no_role() {
+        let chain = Reloading::fixed(vec![Link::Node, Link::Rbac]);
+        let authorizer = Authorizer::new(chain, Vec::new(), &Still);
         for (verb, path, allowed) in [("get", "/livez", true), ("get", "/metrics", false), ("post", "/livez", false)] {
             let asked = Attributes { verb, path, ..Attributes::default() };
-            assert_eq!(authorizer.allows(&User::anonymous(), &asked), allowed, "{verb} {path}");
+            assert_eq!(authorizer.allows(&User::anonymous(), &asked).await, allowed, "{verb} {path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn links_are_asked_in_turn() {
+        let policies = || Link::Abac(abac::Policies::default());
+        let no = |reason: &str| Decision::NoOpinion { reason: reason.to_owned() };
+        let yes = Decision::Allow { reason: String::new() };
+        for (chain, expected) in [
+            (vec![Link::Rbac, Link::AlwaysAllow], yes.clone()),
+            (vec![Link::AlwaysDeny, Link::AlwaysAllow], yes),
+            (vec![Link::AlwaysDeny, policies()], no("Everything is forbidden.\nNo policy matched.")),
+            (vec![Link::Node, Link::Rbac], no("")),
+        ] {
+            let authorizer = Authorizer::new(Reloading::fixed(chain), Vec::new(), &Still);
+            let asked = Attributes { verb: "get", resource: "pods", resource_request: true, ..Attributes::default() };
+            assert_eq!(authorizer.authorize(&User::new("bob", &[]), &asked).await, expected);
         }
     }
 

@@ -13,8 +13,13 @@ use serde_json::Value;
 use super::{Attributes, Decision, rule::Rule};
 use crate::authn::{User, token};
 
-/// One who is bound: compared whole with who asks.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// On the roles that every cluster has.
+const BOOTSTRAPPING: &str = "kubernetes.io/bootstrapping";
+/// Roles that are named to who asks which would help.
+const SHOWN_MAX: usize = 10;
+
+/// One who is bound.
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Subject {
     User(String),
     Group(String),
@@ -34,14 +39,14 @@ impl Subject {
             _ => None,
         }
     }
-    /// Everything that `user` can be bound as.
-    fn of(user: &User) -> Vec<Self> {
-        let mut subjects = vec![Self::User(user.name.clone())];
-        if let Some((namespace, name)) = token::split_service_account(&user.name) {
-            subjects.push(Self::ServiceAccount { namespace: namespace.to_owned(), name: name.to_owned() });
+    fn is(&self, user: &User) -> bool {
+        match self {
+            Self::User(name) => user.name == *name,
+            Self::Group(name) => user.is_in(name),
+            Self::ServiceAccount { namespace, name } => {
+                token::split_service_account(&user.name) == Some((namespace.as_str(), name.as_str()))
+            }
         }
-        subjects.extend(user.groups.iter().cloned().map(Self::Group));
-        subjects
     }
     fn describe(&self) -> String {
         match self {
@@ -87,13 +92,14 @@ impl Binding {
             subjects: subjects.iter().filter_map(|subject| Subject::read(subject, &key.namespace)).collect(),
         }
     }
-    fn describe(&self, subject: &Subject) -> String {
+    fn describe(&self, user: &User) -> String {
+        let subject = self.subjects.iter().find(|subject| subject.is(user)).map(Subject::describe).unwrap_or_default();
         let (kind, name) = match self.key.namespace.as_str() {
             "" => ("ClusterRoleBinding", self.key.name.clone()),
             namespace => ("RoleBinding", format!("{}/{namespace}", self.key.name)),
         };
         let role = &self.role;
-        format!("{kind} {name:?} of {} {:?} to {}", role.kind(), role.0.name, subject.describe())
+        format!("{kind} {name:?} of {} {:?} to {subject}", role.kind(), role.0.name)
     }
 }
 
@@ -131,33 +137,66 @@ fn selector(value: &Value) -> Option<api_types::labels::Selector> {
     Some(api_types::labels::Selector::from(&selector))
 }
 
+type Bound = imbl::OrdMap<String, Arc<Binding>>;
+
+/// Bindings by who is bound, so that a request looks up its user and nobody else. ServiceAccounts are
+/// users by their full name.
+#[derive(Clone, Default)]
+struct Scope {
+    users: imbl::HashMap<String, Bound>,
+    groups: imbl::HashMap<String, Bound>,
+}
+
+impl Scope {
+    fn place(&mut self, subject: &Subject) -> (&mut imbl::HashMap<String, Bound>, String) {
+        match subject {
+            Subject::User(name) => (&mut self.users, name.clone()),
+            Subject::Group(name) => (&mut self.groups, name.clone()),
+            Subject::ServiceAccount { namespace, name } => {
+                (&mut self.users, token::service_account_name(namespace, name))
+            }
+        }
+    }
+    fn insert(&mut self, subject: &Subject, binding: &Arc<Binding>) {
+        let (map, name) = self.place(subject);
+        map.entry(name).or_default().insert(binding.key.name.clone(), binding.clone());
+    }
+    fn remove(&mut self, subject: &Subject, binding: &str) {
+        let (map, name) = self.place(subject);
+        let Some(mut bound) = map.remove(&name) else { return };
+        bound.remove(binding);
+        if !bound.is_empty() {
+            map.insert(name, bound);
+        }
+    }
+    fn is_empty(&self) -> bool {
+        self.users.is_empty() && self.groups.is_empty()
+    }
+}
+
 #[derive(Clone, Default)]
 struct Snapshot {
     roles: imbl::HashMap<Key, Arc<Role>>,
     bindings: imbl::HashMap<Key, Arc<Binding>>,
-    /// By the namespace in which the binding holds (empty: all) and who is bound.
-    by_subject: imbl::HashMap<(String, Subject), imbl::OrdMap<String, Arc<Binding>>>,
+    /// By the namespace in which bindings hold; empty: all.
+    scopes: imbl::HashMap<String, Scope>,
     /// ClusterRoles with an aggregation rule.
     aggregated: imbl::OrdSet<String>,
 }
 
 impl Snapshot {
     fn set_binding(&mut self, key: &Key, binding: Option<Arc<Binding>>) {
+        let mut scope = self.scopes.remove(&key.namespace).unwrap_or_default();
         if let Some(old) = self.bindings.remove(key) {
-            for subject in &old.subjects {
-                let place = (key.namespace.clone(), subject.clone());
-                let Some(mut bound) = self.by_subject.remove(&place) else { continue };
-                bound.remove(&key.name);
-                if !bound.is_empty() {
-                    self.by_subject.insert(place, bound);
-                }
-            }
+            old.subjects.iter().for_each(|subject| scope.remove(subject, &key.name));
+        }
+        if let Some(binding) = &binding {
+            binding.subjects.iter().for_each(|subject| scope.insert(subject, binding));
+        }
+        if !scope.is_empty() {
+            self.scopes.insert(key.namespace.clone(), scope);
         }
         let Some(binding) = binding else { return };
-        for subject in &binding.subjects {
-            let place = (key.namespace.clone(), subject.clone());
-            self.by_subject.entry(place).or_default().insert(key.name.clone(), binding.clone());
-        }
         self.bindings.insert(key.clone(), binding);
     }
 
@@ -218,18 +257,11 @@ impl Snapshot {
     }
 
     /// The bindings that hold for `user` in `namespace`, cluster-wide ones first.
-    fn bindings_of<'a>(
-        &'a self,
-        user: &User,
-        namespace: &'a str,
-    ) -> impl Iterator<Item = (Subject, &'a Arc<Binding>)> + 'a {
-        let subjects = Subject::of(user);
-        let scopes = std::iter::once("").chain((!namespace.is_empty()).then_some(namespace));
-        scopes.flat_map(move |scope| {
-            subjects.clone().into_iter().flat_map(move |subject| {
-                let bound = self.by_subject.get(&(scope.to_owned(), subject.clone()));
-                bound.into_iter().flat_map(|bound| bound.values()).map(move |binding| (subject.clone(), binding))
-            })
+    fn bindings_of<'a>(&'a self, user: &'a User, namespace: &str) -> impl Iterator<Item = &'a Arc<Binding>> + 'a {
+        let narrow = (!namespace.is_empty()).then(|| self.scopes.get(namespace)).flatten();
+        self.scopes.get("").into_iter().chain(narrow).flat_map(move |scope| {
+            let groups = user.groups.iter().filter_map(|group| scope.groups.get(group));
+            scope.users.get(&user.name).into_iter().chain(groups).flat_map(|bound| bound.values())
         })
     }
 }
@@ -257,10 +289,10 @@ impl Rbac {
     pub fn authorize(&self, user: &User, asked: &Attributes<'_>) -> Decision {
         let snapshot = self.current.load();
         let mut lost = Vec::new();
-        for (subject, binding) in snapshot.bindings_of(user, asked.namespace) {
+        for binding in snapshot.bindings_of(user, asked.namespace) {
             match snapshot.roles.get(&binding.role.0) {
                 Some(role) if role.rules.iter().any(|rule| rule.allows(asked)) => {
-                    return Decision::Allow { reason: format!("RBAC: allowed by {}", binding.describe(&subject)) };
+                    return Decision::Allow { reason: format!("RBAC: allowed by {}", binding.describe(user)) };
                 }
                 Some(_) => {}
                 None => lost.push(binding.role.not_found()),
@@ -278,13 +310,29 @@ impl Rbac {
     pub fn rules_for(&self, user: &User, namespace: &str) -> (Vec<Rule>, Vec<String>) {
         let snapshot = self.current.load();
         let (mut rules, mut gaps) = (Vec::new(), Vec::new());
-        for (_, binding) in snapshot.bindings_of(user, namespace) {
+        for binding in snapshot.bindings_of(user, namespace) {
             match snapshot.roles.get(&binding.role.0) {
                 Some(role) => rules.extend(role.rules.iter().cloned()),
                 None => gaps.push(binding.role.not_found()),
             }
         }
         (rules, gaps)
+    }
+
+    /// Roles that allow what is asked, whoever is bound to them: upstream's own, and others as the flags say.
+    pub fn would_allow(&self, asked: &Attributes<'_>, with_cluster_roles: bool, with_roles: bool) -> Vec<String> {
+        let snapshot = self.current.load();
+        let mut found = Vec::new();
+        for (key, role) in snapshot.roles.iter() {
+            let is_in_reach = key.namespace.is_empty() || (with_roles && key.namespace == asked.namespace);
+            let is_public = role.labels.contains_key(BOOTSTRAPPING) || with_cluster_roles || !key.namespace.is_empty();
+            if is_in_reach && is_public && role.rules.iter().any(|rule| rule.allows(asked)) {
+                found.push(format!("{} {:?}", RoleRef(key.clone()).kind(), key.name));
+            }
+        }
+        found.sort();
+        found.truncate(SHOWN_MAX);
+        found
     }
 
     /// The rules of a role; `namespace` is empty for a ClusterRole. `None`: there is no such role.
@@ -383,7 +431,7 @@ mod tests {
         assert_eq!(ask(&rbac, &bob(), "get", "nodes", ""), "no: ");
         rbac.apply("ClusterRoleBinding", &Key::cluster("b"), None);
         assert_eq!(ask(&rbac, &User::new("eve", &[]), "get", "nodes", ""), "no: ");
-        assert!(rbac.current.load().by_subject.is_empty());
+        assert!(rbac.current.load().scopes.is_empty());
     }
 
     #[test]
@@ -475,7 +523,7 @@ mod tests {
             }
         }
         let mut allowed = 0;
-        for n in 0..10_000 {
+        for n in 0..100_000 {
             let name = dice.pick(&NAMES);
             let user = match dice.roll(2) {
                 0 => User::new(name, &[dice.pick(&NAMES)]),
@@ -493,6 +541,36 @@ mod tests {
             assert_eq!(decision, naively(&roles, &bindings, &user, &asked), "query {n}: {user:?} {asked:?}");
             allowed += usize::from(decision);
         }
-        assert!((1000..9000).contains(&allowed), "{allowed} allowed: the dice are loaded");
+        assert!((10_000..90_000).contains(&allowed), "{allowed} allowed: the dice are loaded");
+    }
+
+    /// 1,000 namespaces with 10 bindings each: what a request looks at is its own user's, and no more.
+    #[test]
+    fn other_peoples_bindings_cost_nothing() {
+        let rbac = Rbac::default();
+        role(&rbac, "reader", json!({}), rules("get", "pods"), None);
+        for namespace in 0..1000 {
+            for number in 0..10 {
+                let subject = json!({"kind": "User", "name": format!("u{number}-{namespace}")});
+                bind(&rbac, &format!("ns{namespace}/b{number}"), "ClusterRole", "reader", subject);
+            }
+        }
+        let snapshot = rbac.current.load();
+        let user = User::new("u3-500", &["devs", "system:authenticated"]);
+        let visited = |namespace: &str| snapshot.bindings_of(&user, namespace).count();
+        assert_eq!((visited("ns500"), visited("ns501"), visited("")), (1, 0, 0));
+        assert!(ask(&rbac, &user, "get", "pods", "ns500").starts_with("RBAC: allowed by RoleBinding \"b3/ns500\""));
+        let rounds = 20_000;
+        let asked = Attributes {
+            verb: "get",
+            resource: "pods",
+            namespace: "ns500",
+            resource_request: true,
+            ..Attributes::default()
+        };
+        let begun = std::time::Instant::now();
+        let allowed = (0..rounds).filter(|_| matches!(rbac.authorize(&user, &asked), Decision::Allow { .. })).count();
+        assert_eq!(allowed, rounds);
+        eprintln!("{} ns to allow a request among 10,000 bindings", begun.elapsed().as_nanos() / rounds as u128);
     }
 }

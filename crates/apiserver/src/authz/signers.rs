@@ -40,7 +40,7 @@ pub fn fill_requester(resource: &Resource, user: &User, object: &mut Value) {
 }
 
 /// Checks a write of `new` over `old` (`None`: a create).
-pub fn check(
+pub async fn check(
     authorizer: &Authorizer,
     user: &User,
     resource: &Resource,
@@ -63,7 +63,7 @@ pub fn check(
         _ => return Ok(()),
     };
     let domain = signer.split_once('/').map_or(signer, |(domain, _)| domain);
-    let may = |signer: &str| {
+    for signer in [signer, &format!("{domain}/*")] {
         let attributes = Attributes {
             verb,
             group: GROUP,
@@ -73,10 +73,9 @@ pub fn check(
             resource_request: true,
             ..Attributes::default()
         };
-        authorizer.allows(user, &attributes)
-    };
-    if may(signer) || may(&format!("{domain}/*")) {
-        return Ok(());
+        if authorizer.allows(user, &attributes).await {
+            return Ok(());
+        }
     }
     Err(ApiError::forbidden(resource, name, format!("user not permitted to {what} with signerName {signer:?}")))
 }
@@ -102,10 +101,11 @@ fn organizations(object: &Value) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::{
-        authz::Mode,
+        authz::Link,
         reader::{Changes, OnChange},
     };
     use api_types::{Key, resources};
+    use daemon::reload::Reloading;
 
     struct Still;
     impl Changes for Still {
@@ -114,7 +114,7 @@ mod tests {
 
     /// carol may approve for example.com and sign for example.com/a.
     fn authorizer() -> Authorizer {
-        let authorizer = Authorizer::new(vec![Mode::Rbac], Vec::new(), &Still);
+        let authorizer = Authorizer::new(Reloading::fixed(vec![Link::Rbac]), Vec::new(), &Still);
         let rule = |verb: &str, name: &str| json!({"verbs": [verb], "apiGroups": [GROUP], "resources": ["signers"], "resourceNames": [name]});
         let role = json!({"rules": [rule("approve", "example.com/*"), rule("sign", "example.com/a")]});
         authorizer.rbac().apply("ClusterRole", &Key::cluster("carol"), Some(&role));
@@ -126,8 +126,8 @@ mod tests {
         json!({"metadata": {"name": "c"}, "spec": {"signerName": signer}, "status": {"certificate": certificate}})
     }
 
-    #[test]
-    fn signers_have_their_approvers() {
+    #[tokio::test]
+    async fn signers_have_their_approvers() {
         for (user, subresource, signer, allowed) in [
             ("carol", "approval", "example.com/a", true),
             ("carol", "approval", "example.com/b", true),
@@ -138,13 +138,13 @@ mod tests {
         ] {
             let (old, new) = (csr(signer, None), csr(signer, Some("pem")));
             let resource = &resources::CERTIFICATE_SIGNING_REQUEST;
-            let got = check(&authorizer(), &User::new(user, &[]), resource, subresource, Some(&old), &new);
+            let got = check(&authorizer(), &User::new(user, &[]), resource, subresource, Some(&old), &new).await;
             assert_eq!(got.is_ok(), allowed, "{user} {subresource} {signer}");
         }
     }
 
-    #[test]
-    fn nobody_asks_to_be_a_master() {
+    #[tokio::test]
+    async fn nobody_asks_to_be_a_master() {
         let mut params = rcgen::CertificateParams::default();
         params.distinguished_name.push(rcgen::DnType::OrganizationName, MASTERS);
         let key = rcgen::KeyPair::generate().expect("a key");
@@ -152,7 +152,8 @@ mod tests {
         let mut object = csr(CLIENT_SIGNER, None);
         object["spec"]["request"] = json!(STANDARD.encode(pem));
         let resource = &resources::CERTIFICATE_SIGNING_REQUEST;
-        let refusal = check(&authorizer(), &User::new("dave", &[]), resource, "", None, &object).expect_err("refused");
+        let refusal =
+            check(&authorizer(), &User::new("dave", &[]), resource, "", None, &object).await.expect_err("refused");
         assert!(
             refusal.message().ends_with("signer with system:masters group is not allowed"),
             "{}",

@@ -53,7 +53,7 @@ pub fn port_forward(call: Call, request: Request<Incoming>) -> Exchange {
 
 fn stream(call: Call, request: Request<Incoming>, path: fn(&Value, &Call) -> Result<String, ApiError>) -> Exchange {
     Box::pin(async move {
-        check_create(&call, request.method())?;
+        check_create(&call, request.method()).await?;
         let pod = current::<core::Pod>(&call.server, &key(&call)).await?;
         let path = path(&pod, &call)?;
         if !tunnel::is_upgrade(request.headers()) {
@@ -71,12 +71,12 @@ fn stream(call: Call, request: Request<Incoming>, path: fn(&Value, &Call) -> Res
 /// A WebSocket opens with GET, yet what it does is more than reading.
 ///
 /// Source: KEP-5808, feature AuthorizePodWebsocketUpgradeCreatePermission.
-fn check_create(call: &Call, method: &Method) -> Result<(), ApiError> {
+async fn check_create(call: &Call, method: &Method) -> Result<(), ApiError> {
     if *method != Method::GET {
         return Ok(());
     }
     let attributes = Attributes { verb: "create", ..Attributes::of(&call.request) };
-    call.server.authorizer.check(&call.user, &attributes)
+    call.server.authorizer.check(&call.user, &attributes).await
 }
 
 async fn kubelet_of(server: &Arc<Server>, pod: &Value) -> Result<SocketAddr, ApiError> {

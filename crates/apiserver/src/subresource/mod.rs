@@ -17,6 +17,8 @@ use api_types::{ApiError, Key, Object, Resource};
 use http::HeaderMap;
 use serde_json::{Value, json};
 
+pub use reviews::user_fields;
+
 use crate::{
     authn::User,
     reader::Reader,

@@ -4,19 +4,22 @@
 
 use std::collections::BTreeMap;
 
-use api_types::{ApiError, FieldError, Resource};
+use api_types::{ApiError, FieldError};
 use futures::future::BoxFuture;
 use serde_json::{Map, Value, json};
 
 use super::key;
 use crate::{
     authn::User,
-    authz::{Attributes, Authorizer, Decision},
+    authz::{Attributes, Decision},
     verbs::{
         create::now,
         hook::{Answer, Call},
     },
 };
+
+/// On an access review: the reason of a refusal also names the roles that would allow it.
+const EXPLAIN: &str = "coxswain.dev/explain";
 
 type Reply = BoxFuture<'static, Result<Answer, ApiError>>;
 
@@ -53,22 +56,19 @@ pub fn own_identity(call: Call, mut review: Value) -> Reply {
 
 /// SubjectAccessReview: may they?
 pub fn access(call: Call, review: Value) -> Reply {
-    Box::pin(
-        async move { decided(&call.server.authorizer, &call.kind.resource, named_user(&review["spec"]), review, "") },
-    )
+    let user = named_user(&review["spec"]);
+    Box::pin(async move { decided(&call, user, review, "").await })
 }
 
 /// LocalSubjectAccessReview: may they, in this namespace?
 pub fn local_access(call: Call, review: Value) -> Reply {
-    Box::pin(async move {
-        let namespace = key(&call).namespace;
-        decided(&call.server.authorizer, &call.kind.resource, named_user(&review["spec"]), review, &namespace)
-    })
+    let (user, namespace) = (named_user(&review["spec"]), key(&call).namespace);
+    Box::pin(async move { decided(&call, user, review, &namespace).await })
 }
 
 /// SelfSubjectAccessReview: may I?
 pub fn own_access(call: Call, review: Value) -> Reply {
-    Box::pin(async move { decided(&call.server.authorizer, &call.kind.resource, Some(call.user.clone()), review, "") })
+    Box::pin(async move { decided(&call, Some(call.user.clone()), review, "").await })
 }
 
 /// SelfSubjectRulesReview: what may I, in a namespace?
@@ -107,30 +107,54 @@ pub fn own_rules(call: Call, mut review: Value) -> Reply {
 }
 
 /// `namespace` is that of a local review, else empty.
-fn decided(
-    authorizer: &Authorizer,
-    resource: &Resource,
-    user: Option<User>,
-    mut review: Value,
-    namespace: &str,
-) -> Result<Answer, ApiError> {
+async fn decided(call: &Call, user: Option<User>, mut review: Value, namespace: &str) -> Result<Answer, ApiError> {
     let errors = errors(&review["spec"], user.as_ref(), namespace);
     if !errors.is_empty() {
+        let resource = &call.kind.resource;
         return Err(ApiError::invalid(&resource.group, &resource.kind, "", &errors));
     }
-    let selector = field_selector(&review["spec"]["resourceAttributes"]["fieldSelector"]);
-    let decision = authorizer.authorize(&user.unwrap_or_default(), &attributes(&review["spec"], &selector));
+    let asked = &review["spec"]["resourceAttributes"];
+    let fields = selector(&asked["fieldSelector"], field_term, ",");
+    let labels = selector(&asked["labelSelector"], label_term, ",");
+    let authorizer = &call.server.authorizer;
+    let attributes = attributes(&review["spec"], &fields, &labels);
+    let decision = authorizer.authorize(&user.unwrap_or_default(), &attributes).await;
     let mut status = match &decision {
         Decision::Allow { .. } => json!({"allowed": true}),
         Decision::NoOpinion { .. } => json!({"allowed": false}),
         Decision::Deny { .. } => json!({"allowed": false, "denied": true}),
     };
-    let (Decision::Allow { reason } | Decision::NoOpinion { reason } | Decision::Deny { reason }) = decision;
+    let is_refused = matches!(decision, Decision::NoOpinion { .. });
+    let (Decision::Allow { mut reason } | Decision::NoOpinion { mut reason } | Decision::Deny { mut reason }) =
+        decision;
+    if is_refused && review["metadata"]["annotations"][EXPLAIN] == "true" {
+        reason = [reason, would_allow(call, &attributes).await].join("\n").trim().to_owned();
+    }
     if !reason.is_empty() {
         status["reason"] = json!(reason);
     }
     review["status"] = status;
     Ok(Answer::created(review))
+}
+
+/// Which roles would, if bound: upstream's own, and those that the caller may see.
+async fn would_allow(call: &Call, asked: &Attributes<'_>) -> String {
+    let list = |resource, namespace| Attributes {
+        verb: "list",
+        group: "rbac.authorization.k8s.io",
+        version: "v1",
+        resource,
+        namespace,
+        resource_request: true,
+        ..Attributes::default()
+    };
+    let authorizer = &call.server.authorizer;
+    let sees_cluster_roles = authorizer.allows(&call.user, &list("clusterroles", "")).await;
+    let sees_roles = authorizer.allows(&call.user, &list("roles", asked.namespace)).await;
+    match authorizer.rbac().would_allow(asked, sees_cluster_roles, sees_roles) {
+        none if none.is_empty() => "no role that you may see allows it".to_owned(),
+        roles => format!("not bound, but would allow it: {}", roles.join(", ")),
+    }
 }
 
 fn errors(spec: &Value, user: Option<&User>, namespace: &str) -> Vec<FieldError> {
@@ -172,7 +196,7 @@ fn named_user(spec: &Value) -> Option<User> {
     (!user.name.is_empty() || !user.groups.is_empty()).then_some(user)
 }
 
-fn attributes<'a>(spec: &'a Value, field_selector: &'a str) -> Attributes<'a> {
+fn attributes<'a>(spec: &'a Value, field_selector: &'a str, label_selector: &'a str) -> Attributes<'a> {
     let text = |object: &'a Value, field: &str| object[field].as_str().unwrap_or_default();
     let of_path = &spec["nonResourceAttributes"];
     if of_path.is_object() {
@@ -188,38 +212,62 @@ fn attributes<'a>(spec: &'a Value, field_selector: &'a str) -> Attributes<'a> {
         namespace: text(asked, "namespace"),
         name: text(asked, "name"),
         field_selector,
+        label_selector,
         resource_request: true,
         ..Attributes::default()
     }
 }
 
 /// As a query would have it. Requirements that a query cannot say narrow nothing.
-fn field_selector(selector: &Value) -> String {
+fn selector(selector: &Value, term: fn(&str, &str, &[String]) -> Option<String>, separator: &str) -> String {
     if let Some(raw) = selector["rawSelector"].as_str() {
         return raw.to_owned();
     }
     let terms = selector["requirements"].as_array().into_iter().flatten().filter_map(|requirement| {
-        let values = texts(&requirement["values"]);
-        let is_equal = requirement["operator"] == "In" && values.len() == 1;
-        is_equal.then(|| format!("{}={}", requirement["key"].as_str().unwrap_or_default(), values[0]))
+        let text = |field: &str| requirement[field].as_str().unwrap_or_default();
+        term(text("key"), text("operator"), &texts(&requirement["values"]))
     });
-    terms.collect::<Vec<_>>().join(",")
+    terms.collect::<Vec<_>>().join(separator)
+}
+
+fn field_term(key: &str, operator: &str, values: &[String]) -> Option<String> {
+    match (operator, values) {
+        ("In", [value]) => Some(format!("{key}={value}")),
+        ("NotIn", [value]) => Some(format!("{key}!={value}")),
+        _ => None,
+    }
+}
+
+fn label_term(key: &str, operator: &str, values: &[String]) -> Option<String> {
+    let values = values.join(",");
+    match operator {
+        "In" => Some(format!("{key} in ({values})")),
+        "NotIn" => Some(format!("{key} notin ({values})")),
+        "Exists" => Some(key.to_owned()),
+        "DoesNotExist" => Some(format!("!{key}")),
+        _ => None,
+    }
 }
 
 /// `authentication.k8s.io` UserInfo, without what is empty.
 pub fn user_info(user: &User) -> Value {
-    let mut info = Map::new();
-    info.insert("username".to_owned(), json!(user.name));
+    Value::Object(user_fields(user, "username"))
+}
+
+/// The same under the name that the API has there for the name: `username` or `user`.
+pub fn user_fields(user: &User, name: &str) -> Map<String, Value> {
+    let mut fields = Map::new();
+    fields.insert(name.to_owned(), json!(user.name));
     if !user.uid.is_empty() {
-        info.insert("uid".to_owned(), json!(user.uid));
+        fields.insert("uid".to_owned(), json!(user.uid));
     }
     if !user.groups.is_empty() {
-        info.insert("groups".to_owned(), json!(user.groups));
+        fields.insert("groups".to_owned(), json!(user.groups));
     }
     if !user.extra.is_empty() {
-        info.insert("extra".to_owned(), json!(user.extra));
+        fields.insert("extra".to_owned(), json!(user.extra));
     }
-    Value::Object(info)
+    fields
 }
 
 fn texts(value: &Value) -> Vec<String> {
@@ -252,12 +300,16 @@ mod tests {
             "verb": "list", "resource": "pods",
             "fieldSelector": {"requirements": [{"key": "spec.nodeName", "operator": "In", "values": ["n1"]}]},
         }});
-        let selector = field_selector(&spec["resourceAttributes"]["fieldSelector"]);
-        assert_eq!(selector, "spec.nodeName=n1");
-        let asked = attributes(&spec, &selector);
+        let fields = selector(&spec["resourceAttributes"]["fieldSelector"], field_term, ",");
+        assert_eq!(fields, "spec.nodeName=n1");
+        let requirements = json!({"requirements": [
+            {"key": "app", "operator": "In", "values": ["a", "b"]}, {"key": "x", "operator": "DoesNotExist"},
+        ]});
+        assert_eq!(selector(&requirements, label_term, ","), "app in (a,b),!x");
+        let asked = attributes(&spec, &fields, "");
         assert!(asked.resource_request && asked.verb == "list" && asked.resource == "pods");
         let path = json!({"nonResourceAttributes": {"verb": "get", "path": "/metrics"}});
-        assert_eq!(attributes(&path, ""), Attributes { verb: "get", path: "/metrics", ..Attributes::default() });
+        assert_eq!(attributes(&path, "", ""), Attributes { verb: "get", path: "/metrics", ..Attributes::default() });
     }
 
     #[test]

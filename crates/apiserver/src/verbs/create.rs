@@ -130,7 +130,7 @@ impl Ask {
         (self.rules.prepare_create)(&mut object);
         authz::signers::fill_requester(&self.kind.resource, &self.user, &mut object);
         let (authorizer, resource) = (&self.server.authorizer, &self.kind.resource);
-        authz::check_write(authorizer, &self.user, resource, &self.subresource, None, &object)?;
+        authz::check_write(authorizer, &self.user, resource, &self.subresource, None, &object).await?;
         let mut errors = crate::rules::meta::validate_create(&self.kind.resource, &object, self.rules.name);
         errors.extend(crate::rules::meta::validate_managed_fields(&managed_fields));
         errors.extend((self.rules.validate)(&object));

@@ -213,7 +213,7 @@ impl Ask {
             let why = format!("the name of the object ({name} based on URL) was undeterminable: name must be provided");
             return Err(ApiError::bad_request(why));
         }
-        self.may_create()?;
+        self.may_create().await?;
         let owned = Owned::Known(owners.unwrap_or_default());
         let mut written = self.create_owned(object, owned, &options.write).await?;
         written.warnings.splice(..0, warnings);
@@ -221,21 +221,19 @@ impl Ask {
     }
 
     /// Who creates by another verb needs the right to create, too.
-    pub(super) fn may_create(&self) -> Result<(), ApiError> {
+    pub(super) async fn may_create(&self) -> Result<(), ApiError> {
         let resource = &self.kind.resource;
-        self.server.authorizer.check(
-            &self.user,
-            &Attributes {
-                verb: "create",
-                group: &resource.group,
-                version: &resource.version,
-                resource: &resource.plural,
-                subresource: &self.subresource,
-                namespace: &self.key.namespace,
-                name: &self.key.name,
-                resource_request: true,
-                ..Attributes::default()
-            },
-        )
+        let asked = Attributes {
+            verb: "create",
+            group: &resource.group,
+            version: &resource.version,
+            resource: &resource.plural,
+            subresource: &self.subresource,
+            namespace: &self.key.namespace,
+            name: &self.key.name,
+            resource_request: true,
+            ..Attributes::default()
+        };
+        self.server.authorizer.check(&self.user, &asked).await
     }
 }

@@ -56,7 +56,7 @@ impl Ask {
         let change = |_: &Value| Ok(Changed::new(object.clone()));
         let mut written = match self.update(&change, &options).await {
             Err(error) if error.is_not_found() && self.rules.create_on_update && self.subresource.is_empty() => {
-                self.may_create()?;
+                self.may_create().await?;
                 self.create_object(object.clone(), &options).await?
             }
             result => result?,
@@ -136,7 +136,7 @@ impl Ask {
         meta::updated(&mut new, &old);
         (rules.prepare)(&mut new, &old);
         let authorizer = &self.server.authorizer;
-        authz::check_write(authorizer, &self.user, resource, &self.subresource, Some(&old), &new)?;
+        authz::check_write(authorizer, &self.user, resource, &self.subresource, Some(&old), &new).await?;
         let mut errors = crate::rules::meta::validate_update(&new, &old);
         errors.extend(crate::rules::meta::validate_managed_fields(&managed_fields));
         errors.extend((rules.validate)(&new, &old));
