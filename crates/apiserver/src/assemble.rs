@@ -12,6 +12,7 @@ use crate::{
     authn,
     authz::{self, Authorizer},
     bootstrap,
+    fairness::{self, Fairness},
     flags::{Flags, Storage},
     health::Health,
     kinds::Kinds,
@@ -50,10 +51,15 @@ pub async fn assemble(flags: Flags, terminating: CancellationToken, tasks: &Task
     let issuer = authn::assemble::issuer(&flags.tokens)?;
     let drained = CancellationToken::new();
     let audit = Audit::new(&flags.audit, metrics.registry(), tasks, &drained)?;
+    let seats = flags.max_requests_inflight + flags.max_mutating_requests_inflight;
+    let fairness = flags
+        .enable_priority_and_fairness
+        .then(|| Fairness::new(seats, flags.request_timeout, &*cache, metrics.registry()));
     let server = Arc::new(Server {
         authenticator,
         authorizer,
         audit,
+        fairness,
         issuer,
         kinds,
         store,
@@ -75,6 +81,9 @@ pub async fn assemble(flags: Flags, terminating: CancellationToken, tasks: &Task
     tasks.spawn(bootstrap::run(server.clone(), server.terminating.clone()));
     tasks.spawn(tasks::compact(server.clone()));
     tasks.spawn(tasks::note_used_tokens(server.clone(), used_legacy));
+    if let Some(fairness) = server.fairness.clone() {
+        tasks.spawn(fairness::run(server.clone(), fairness));
+    }
     let release = allocate::release(server.clone(), released);
     let stopped = server.shutdown.clone();
     tasks.spawn(async move {

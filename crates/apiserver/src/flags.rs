@@ -15,7 +15,8 @@ pub const DEFAULT_PORT: u16 = 6443;
 
 /// kube-apiserver: the cluster's API over HTTPS, its state in etcd or in a file of its own.
 #[derive(Clone, Debug, Parser)]
-#[command(name = "kube-apiserver", version)]
+// As upstream: of a flag that is given twice the last counts.
+#[command(name = "kube-apiserver", version, args_override_self = true)]
 pub struct Flags {
     #[command(flatten)]
     pub serving: ServingFlags,
@@ -42,6 +43,9 @@ pub struct Flags {
     /// The address under which the cluster reaches this server.
     #[arg(long)]
     pub advertise_address: Option<std::net::IpAddr>,
+    /// Requests take turns by priority levels and flows; the places in flight are shared among the levels.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub enable_priority_and_fairness: bool,
     #[arg(long, default_value_t = 400)]
     pub max_requests_inflight: usize,
     #[arg(long, default_value_t = 200)]

@@ -1,7 +1,11 @@
 //! The layers that every request passes, in order. What a request asks for is decided in
 //! `request`, what it gets in `verbs` and `paths`; how it comes and goes, in `connections`.
 
-use std::{net::IpAddr, panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    net::IpAddr,
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+};
 
 use api_types::ApiError;
 use futures::FutureExt;
@@ -23,6 +27,10 @@ use crate::{
         decode, reply,
     },
     connections::{Sent, Turn},
+    fairness::{
+        self, Flow,
+        seat::{self, Permit, Until},
+    },
     paths,
     request::{self, Request},
     server::Server,
@@ -73,7 +81,8 @@ impl Front {
         let audit = self.server.audit.as_ref();
         let record =
             audit.map(|audit| audit.arrived(&http, &request, peer.address, audit_id.to_str().unwrap_or_default()));
-        let answering = Box::pin(self.limited(&request, http, peer).instrument(span.clone()));
+        let flow = OnceLock::new();
+        let answering = Box::pin(self.limited(&request, http, peer, &flow).instrument(span.clone()));
         let answered = AssertUnwindSafe(audit::recorded(record.clone(), answering)).catch_unwind().await;
         let has_panicked = answered.is_err();
         let answered = answered.unwrap_or_else(|_| Err(ApiError::internal("the server panicked; see its log")));
@@ -89,6 +98,9 @@ impl Front {
         }
         let headers = response.headers_mut();
         headers.insert("Audit-Id", audit_id);
+        if let Some(flow) = flow.get() {
+            flow.label(headers);
+        }
         headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
         let (took, code) = (started.elapsed(), response.status().as_u16());
         tracing::debug!(parent: &span, code, took_us = took.as_micros() as u64, "answered");
@@ -106,25 +118,27 @@ impl Front {
         request: &Request,
         http: http::Request<Incoming>,
         peer: Peer,
+        flow: &OnceLock<Arc<Flow>>,
     ) -> Result<Response<Body>, ApiError> {
         if is_ambiguous(http.headers()) {
             return Err(ApiError::bad_request("Content-Length and Transfer-Encoding do not go together"));
         }
         if request.is_long_running() {
             audit::note(|notes| notes.is_long_running = true);
-            return self.authorized(request, http, peer).await;
+            return self.authorized(request, http, peer, flow).await;
         }
         let deadline = match request::deadline(&request.query, self.server.flags.request_timeout) {
             Ok(deadline) => deadline,
             Err(refusal) => return Err(drained(refusal, http)),
         };
         let is_reading = matches!(*http.method(), Method::GET | Method::HEAD | Method::OPTIONS);
-        let _place = match self.place(is_reading) {
+        // With fairness on, the places are its seats.
+        let _place = match self.server.fairness.is_none().then(|| self.place(is_reading)).transpose() {
             Ok(place) => place,
             Err(refusal) => return Err(drained(refusal, http)),
         };
         let _counted = self.server.metrics.in_flight(is_reading);
-        match timeout(deadline, Box::pin(self.authorized(request, http, peer))).await {
+        match timeout(deadline, Box::pin(self.authorized(request, http, peer, flow))).await {
             Ok(result) => result,
             Err(_) => {
                 let why = "Timeout: request did not complete within the allotted timeout";
@@ -141,26 +155,58 @@ impl Front {
             .map_err(|_| ApiError::too_many_requests("Too many requests, please try again later.", RETRY_AFTER_S))
     }
 
-    /// Who asks, as whom, and may they? Then the request goes where it belongs.
+    /// Who asks, as whom, is it their turn, and may they? Then the request goes where it belongs.
     async fn authorized(
         &self,
         request: &Request,
         http: http::Request<Incoming>,
         peer: Peer,
+        flow: &OnceLock<Arc<Flow>>,
     ) -> Result<Response<Body>, ApiError> {
         let (parts, incoming) = http.into_parts();
         let identified = self.identified(request, &parts, peer).await;
         let http = http::Request::from_parts(parts, incoming);
-        let user = match identified {
-            Ok(user) => user,
+        let admitted = match identified {
+            Ok(user) => self.admitted(request, &user, flow).await.map(|permit| (user, permit)),
+            Err(refusal) => Err(refusal),
+        };
+        let (user, permit) = match admitted {
+            Ok(admitted) => admitted,
             Err(refusal) => return Err(drained(refusal, http)),
         };
-        if request.target.is_some() {
-            return verbs::dispatch(self.server.clone(), request.clone(), user, http).await;
-        }
-        let answered = paths::answer(&self.server, request, &http).await;
-        decode::drain(http.into_body());
-        answered
+        let response = if request.target.is_some() {
+            verbs::dispatch(self.server.clone(), request.clone(), user, http).await?
+        } else {
+            let answered = paths::answer(&self.server, request, &http).await;
+            decode::drain(http.into_body());
+            answered?
+        };
+        let until = if request.verb == "watch" { Until::FirstPause } else { Until::End };
+        Ok(match permit {
+            Some(permit) => seat::keep(permit, response, until, self.server.flags.request_timeout),
+            None => response,
+        })
+    }
+
+    /// Fairness, then authorisation. Streams between a client and a pod take no seats.
+    async fn admitted(
+        &self,
+        request: &Request,
+        user: &User,
+        place: &OnceLock<Arc<Flow>>,
+    ) -> Result<Option<Permit>, ApiError> {
+        let server = &self.server;
+        let attributes = Attributes::of(request);
+        let permit = match &server.fairness {
+            Some(fairness) if request.verb == "watch" || !request.is_long_running() => {
+                let flow = place.get_or_init(|| fairness.classify(user, &attributes));
+                let work = fairness::work(&server.cache, &server.kinds, request, flow);
+                Some(fairness.admit(flow, user, &attributes, work).await?)
+            }
+            Some(_) | None => None,
+        };
+        server.authorizer.check(user, &attributes).await?;
+        Ok(permit)
     }
 
     async fn identified(&self, request: &Request, parts: &Parts, peer: Peer) -> Result<User, ApiError> {
@@ -170,15 +216,10 @@ impl Front {
         let user = authenticated.inspect_err(|_| audit::unauthenticated())?;
         audit::authenticated(&user).await?;
         let asked = Attributes::of(request);
-        let user = match impersonation::impersonate(&parts.headers, &user, &server.authorizer, &asked).await? {
-            Some(other) => {
-                audit::note(|notes| notes.impersonated = Some(other.clone()));
-                other
-            }
-            None => user,
-        };
-        server.authorizer.check(&user, &asked).await?;
-        Ok(user)
+        let other = impersonation::impersonate(&parts.headers, &user, &server.authorizer, &asked).await?;
+        let Some(other) = other else { return Ok(user) };
+        audit::note(|notes| notes.impersonated = Some(other.clone()));
+        Ok(other)
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     audit::Audit,
     authn::{Authenticator, User, token::Issuer},
     authz::Authorizer,
+    fairness::Fairness,
     flags::Flags,
     health::Health,
     kinds::Kinds,
@@ -41,6 +42,8 @@ pub struct Server {
     pub cache: Arc<Cache>,
     pub authenticator: Authenticator,
     pub authorizer: Authorizer,
+    /// `None`: requests are only counted.
+    pub fairness: Option<Arc<Fairness>>,
     /// `None`: nothing is audited.
     pub audit: Option<Arc<Audit>>,
     /// Signs ServiceAccount tokens; `None` without a signing key.

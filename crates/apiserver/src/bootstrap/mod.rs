@@ -212,9 +212,10 @@ async fn repair_addresses(server: &Arc<Server>) {
     }
 }
 
-/// Puts namespaces and the `kubernetes` Service back when somebody takes them away.
+/// Puts namespaces, the `kubernetes` Service and flow control back when somebody takes them away.
 async fn keep(server: &Arc<Server>, settings: &Settings) {
-    let kept: Vec<Wanted> = objects::namespaces().into_iter().chain([objects::kubernetes_service(settings)]).collect();
+    let service = objects::kubernetes_service(settings);
+    let kept: Vec<Wanted> = objects::namespaces().into_iter().chain([service]).chain(objects::flow()).collect();
     let changed = Arc::new(Notify::new());
     for wanted in &kept {
         let (key, changed) = (key(wanted), changed.clone());

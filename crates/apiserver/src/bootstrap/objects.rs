@@ -22,6 +22,8 @@ pub const FLOW: &str = include_str!("flow.json");
 
 const RBAC_GROUP: &str = "rbac.authorization.k8s.io";
 pub const RBAC_AUTOUPDATE: &str = "rbac.authorization.kubernetes.io/autoupdate";
+/// Schemas and levels that every server has, whatever the store says.
+pub const MANDATORY_FLOW: [&str; 2] = ["exempt", "catch-all"];
 pub const FLOW_AUTOUPDATE: &str = "apf.kubernetes.io/autoupdate-spec";
 /// Port of the `kubernetes` Service, whatever the apiserver's own.
 const SERVICE_PORT: u16 = 443;
@@ -148,21 +150,30 @@ fn rbac_object(mut entry: Value) -> Wanted {
     Wanted::new(resource, object, insist)
 }
 
-fn flow() -> Vec<Wanted> {
-    let wanted = |entry: Value| {
-        let resource: &'static Resource = if entry["kind"] == "FlowSchema" {
+/// Upstream's default priority levels and flow schemas.
+pub fn flow_objects() -> Vec<Value> {
+    let object = |entry: Value| {
+        json!({
+            "apiVersion": flowcontrol::FlowSchema::RESOURCE.api_version(),
+            "kind": entry["kind"],
+            "metadata": {"name": entry["name"], "annotations": {FLOW_AUTOUPDATE: "true"}},
+            "spec": entry["spec"],
+        })
+    };
+    entries(FLOW).into_iter().map(object).collect()
+}
+
+/// The same, as the server wants to see them.
+pub fn flow() -> Vec<Wanted> {
+    let wanted = |object: Value| {
+        let resource: &'static Resource = if object["kind"] == "FlowSchema" {
             flowcontrol::FlowSchema::RESOURCE
         } else {
             flowcontrol::PriorityLevelConfiguration::RESOURCE
         };
-        let object = json!({
-            "apiVersion": resource.api_version(),
-            "kind": entry["kind"],
-            "metadata": {"name": entry["name"], "annotations": {FLOW_AUTOUPDATE: "true"}},
-            "spec": entry["spec"],
-        });
+        let level = object["spec"]["priorityLevelConfiguration"]["name"].as_str().map(str::to_owned);
         let wanted = Wanted::new(resource, object, Insist::Spec);
-        match entry["spec"]["priorityLevelConfiguration"]["name"].as_str() {
+        match level {
             Some(level) => {
                 let message = format!(
                     "This FlowSchema references the PriorityLevelConfiguration object named {level:?} and it exists"
@@ -172,7 +183,7 @@ fn flow() -> Vec<Wanted> {
             None => wanted,
         }
     };
-    entries(FLOW).into_iter().map(wanted).collect()
+    flow_objects().into_iter().map(wanted).collect()
 }
 
 fn priority_classes() -> Vec<Wanted> {

@@ -4,7 +4,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::objects::{FLOW_AUTOUPDATE, Insist, RBAC_AUTOUPDATE, Wanted};
+use super::objects::{FLOW_AUTOUPDATE, Insist, MANDATORY_FLOW, RBAC_AUTOUPDATE, Wanted};
 use crate::authz::rule::{Rule, missing};
 
 #[derive(Clone, Debug, PartialEq)]
@@ -27,8 +27,8 @@ pub fn step(wanted: &Wanted, existing: Option<&Value>) -> Step {
             return Step::Recreate(wanted.object.clone());
         }
         Insist::Binding => extend_binding(&mut object, &wanted.object),
-        Insist::Spec if is_off(existing, FLOW_AUTOUPDATE) => return Step::Keep,
-        Insist::Spec => overlay(&mut object["spec"], &wanted.object["spec"]),
+        Insist::Spec if is_somebodys(existing) => return Step::Keep,
+        Insist::Spec => overlay(&mut object["spec"], &flow_spec(wanted, existing)),
         Insist::Fields(fields) => {
             for field in fields {
                 overlay(&mut object[*field], &wanted.object[*field]);
@@ -40,6 +40,29 @@ pub fn step(wanted: &Wanted, existing: Option<&Value>) -> Step {
 
 fn is_off(object: &Value, annotation: &str) -> bool {
     object["metadata"]["annotations"][annotation] == "false"
+}
+
+/// Whoever changed the spec of a schema or level keeps it, unless the server cannot be without the object.
+fn is_somebodys(existing: &Value) -> bool {
+    let metadata = &existing["metadata"];
+    if MANDATORY_FLOW.iter().any(|name| metadata["name"] == *name) {
+        return false;
+    }
+    match metadata["annotations"][FLOW_AUTOUPDATE].as_str() {
+        Some(annotation) => annotation == "false",
+        None => metadata["generation"].as_i64().is_some_and(|generation| generation > 1),
+    }
+}
+
+/// How much of the server the exempt level lends is the administrator's to say.
+fn flow_spec(wanted: &Wanted, existing: &Value) -> Value {
+    let mut spec = wanted.object["spec"].clone();
+    if existing["spec"]["exempt"].is_object()
+        && let Some(fields) = spec.as_object_mut()
+    {
+        fields.remove("exempt");
+    }
+    spec
 }
 
 fn extend_role(object: &mut Value, wanted: &Value) {

@@ -287,6 +287,11 @@ impl Shelf {
         self.window.load().after(revision, interest)
     }
 
+    /// See [`Window::watchers`].
+    pub fn watchers(&self) -> usize {
+        self.window.load().watchers()
+    }
+
     /// See [`Window::may_extend`].
     pub fn may_extend(&self) -> Option<u64> {
         self.window.load().may_extend()

@@ -270,6 +270,11 @@ impl Window {
         state.complete_after = revision;
     }
 
+    /// How many see every event. Those with a narrower interest cost their own events only.
+    pub fn watchers(&self) -> usize {
+        self.all.bell.receiver_count()
+    }
+
     /// Nothing will follow: every cursor falls out.
     pub fn close(&self) {
         let mut state = self.state.lock();
