@@ -1,11 +1,13 @@
 //! The apiserver over a real etcd, asked by raw HTTP and stock kubectl. Each test names the
 //! line of the API's semantics that it proves.
 
+mod audit;
 mod authorisation;
 mod bad_input;
 mod certificates;
 mod discovery;
 mod encodings;
+mod fairness;
 mod golden;
 mod lifecycles;
 mod lists;
