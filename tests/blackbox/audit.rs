@@ -1,7 +1,19 @@
 //! The audit trail: what the policy wants is in the log, in upstream's words, before the client is answered.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
+use rustls::{
+    ServerConfig, ServerConnection, StreamOwned,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 use serde_json::{Value, json};
 use tests::{Cluster, Daemon, control_plane, eventually};
 
@@ -101,6 +113,15 @@ fn who_did_what_can_be_read_afterwards() {
     let found = trail(&log, "patch");
     assert_eq!((&found[0]["requestObject"], &found[0]["responseObject"]), (&patch, &Value::Null));
 
+    let label = json!({"metadata": {"labels": {"pod-security.kubernetes.io/audit": "restricted"}}});
+    cluster.patch("/api/v1/namespaces/default", "merge-patch+json", &label).expect(200);
+    let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+    ask("admin", "pod", "POST", "/api/v1/namespaces/default/pods", &[], &pod).expect(201);
+    let annotations = &trail(&log, "pod")[1]["annotations"];
+    assert_eq!(annotations["pod-security.kubernetes.io/enforce-policy"], "privileged:latest");
+    let violations = annotations["pod-security.kubernetes.io/audit-violations"].as_str().expect("violations");
+    assert!(violations.starts_with(r#"would violate PodSecurity "restricted:latest": "#), "{violations}");
+
     let refused = ask("proxy", "refused", "GET", "/api/v1/namespaces/default/secrets", &[], &Value::Null);
     let found = trail(&log, "refused");
     assert_eq!(found[1]["responseStatus"]["message"], refused.json()["message"]);
@@ -151,4 +172,73 @@ fn a_full_disk() {
     assert_eq!((code, reason.as_str()), (500, "InternalError"));
     assert!(message.contains("failed to store audit event"), "{message}");
     assert!(metric("apiserver_audit_requests_rejected_total") >= 1.0);
+}
+
+/// Serves HTTPS as the apiserver's own certificate allows, and hands on each body; the first it refuses.
+fn receiver(cluster: &Cluster) -> (u16, mpsc::Receiver<Value>) {
+    let pki = cluster.dir().join("pki");
+    let chain = CertificateDer::pem_file_iter(pki.join("apiserver.crt")).expect("a file");
+    let chain = chain.collect::<Result<Vec<_>, _>>().expect("certificates");
+    let key = PrivateKeyDer::from_pem_file(pki.join("apiserver.key")).expect("a key");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.expect("TLS 1.3").with_no_client_auth();
+    let config = Arc::new(builder.with_single_cert(chain, key).expect("a pair"));
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let (sender, bodies) = mpsc::channel();
+    std::thread::spawn(move || {
+        for (number, stream) in listener.incoming().enumerate() {
+            let connection = ServerConnection::new(config.clone()).expect("a server");
+            let mut stream = BufReader::new(StreamOwned::new(connection, stream.expect("a connection")));
+            let mut length = 0;
+            let mut line = String::new();
+            while stream.read_line(&mut line).is_ok_and(|read| read > 2) {
+                if let Some(value) = line.to_lowercase().strip_prefix("content-length:") {
+                    length = value.trim().parse().expect("a length");
+                }
+                line.clear();
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).expect("a body");
+            let status = if number == 0 { "503 Service Unavailable" } else { "200 OK" };
+            let reply = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            stream.get_mut().write_all(reply.as_bytes()).expect("a reply");
+            let body = serde_json::from_slice(&body).expect("JSON");
+            if number > 0 && sender.send(body).is_err() {
+                return; // the test is over
+            }
+        }
+    });
+    (port, bodies)
+}
+
+/// Events come to the webhook in batches, and a batch that was refused comes again.
+#[test]
+fn a_webhook_is_told() {
+    let cluster = control_plane!();
+    let (port, lists) = receiver(&cluster);
+    let ca = cluster.dir().join("pki/ca.crt");
+    let kubeconfig = json!({"apiVersion": "v1", "kind": "Config", "current-context": "w",
+        "clusters": [{"name": "w", "cluster":
+            {"server": format!("https://127.0.0.1:{port}/audit"), "certificate-authority": ca}}],
+        "users": [{"name": "w", "user": {"token": "t"}}],
+        "contexts": [{"name": "w", "context": {"cluster": "w", "user": "w"}}]});
+    let file = cluster.dir().join("audit/webhook.kubeconfig");
+    fs::write(&file, kubeconfig.to_string()).expect("a kubeconfig");
+    let flags = [
+        format!("--audit-webhook-config-file={}", file.display()),
+        "--audit-webhook-initial-backoff=10ms".to_owned(),
+        "--audit-webhook-batch-max-wait=50ms".to_owned(),
+    ];
+    let _apiserver = cluster.restart_apiserver(&flags.each_ref().map(String::as_str));
+    cluster.post("/api/v1/namespaces", &json!({"metadata": {"name": "told"}})).expect(201);
+    let is_told = |event: &Value| event["requestURI"] == "/api/v1/namespaces" && event["objectRef"]["name"] == "told";
+    loop {
+        let list = lists.recv_timeout(Duration::from_secs(60)).expect("the event");
+        assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("EventList"), &json!("audit.k8s.io/v1")));
+        if list["items"].as_array().expect("events").iter().any(is_told) {
+            return;
+        }
+    }
 }

@@ -165,7 +165,8 @@ fn a_flood_drowns_only_itself() {
             cluster.http("controller-manager", "POST", leases, &["Content-Type: application/json"], lease.as_bytes());
         assert_eq!(taken.code, if number == 0 { 201 } else { 409 }, "{}", taken.text());
         let group = ["Impersonate-User: system:node:n", "Impersonate-Group: system:nodes"];
-        assert_eq!(cluster.http("admin", "GET", "/api/v1/nodes", &group, b"").code, 200, "a node");
+        assert_eq!(cluster.http("admin", "GET", "/api/v1/services", &group, b"").code, 200, "a node");
+        assert_eq!(cluster.http("admin", "GET", "/api/v1/nodes/n", &group, b"").code, 404, "a node's own");
         let reply = cluster.http("", "GET", "/api/v1/namespaces/other/configmaps", &[&other], b"");
         assert_eq!(reply.code, 200, "another tenant");
     }

@@ -45,7 +45,7 @@ pub enum OutboundError {
 
 impl OutboundError {
     /// Whether the next try may have better luck.
-    fn is_passing(&self) -> bool {
+    pub fn is_passing(&self) -> bool {
         match self {
             Self::Unreachable { .. } => true,
             Self::Refused { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
@@ -91,10 +91,11 @@ impl Outbound {
     /// A JSON document.
     pub async fn get(&self, uri: &Uri, timeout: Duration) -> Result<Value, OutboundError> {
         let request = Request::builder().method(Method::GET).uri(uri).header(ACCEPT, JSON).body(Full::default());
-        self.exchange(request.expect("a parsed URI makes a request"), timeout).await
+        let body = self.exchange(request.expect("a parsed URI makes a request"), timeout).await?;
+        json(uri, &body)
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>, timeout: Duration) -> Result<Value, OutboundError> {
+    async fn exchange(&self, request: Request<Full<Bytes>>, timeout: Duration) -> Result<Bytes, OutboundError> {
         let uri = request.uri().clone();
         let unreachable =
             |source: Box<dyn std::error::Error + Send + Sync>| OutboundError::Unreachable { uri: uri.clone(), source };
@@ -105,14 +106,17 @@ impl Outbound {
             if !status.is_success() {
                 return Err(OutboundError::Refused { uri: uri.clone(), status });
             }
-            serde_json::from_slice(&body.to_bytes())
-                .map_err(|source| OutboundError::Malformed { uri: uri.clone(), source })
+            Ok(body.to_bytes())
         };
         match tokio::time::timeout(timeout, answer).await {
             Ok(answered) => answered,
             Err(_) => Err(OutboundError::TimedOut { uri, timeout }),
         }
     }
+}
+
+fn json(uri: &Uri, body: &[u8]) -> Result<Value, OutboundError> {
+    serde_json::from_slice(body).map_err(|source| OutboundError::Malformed { uri: uri.clone(), source })
 }
 
 /// A webhook, described as upstream does: by a kubeconfig whose server is its whole URL.
@@ -134,25 +138,27 @@ impl Webhook {
         let body = Bytes::from(review.to_string());
         let mut tries = 1;
         loop {
-            let mut request = Request::builder()
-                .method(Method::POST)
-                .uri(&self.config.server)
-                .header(ACCEPT, JSON)
-                .header(CONTENT_TYPE, JSON);
-            if let Some(token) = self.config.token()? {
-                request = request.header(AUTHORIZATION, format!("Bearer {token}"));
-            }
-            let request = request.body(Full::new(body.clone()));
-            let uri = || self.config.server.clone();
-            let request = request.map_err(|source| OutboundError::Unreachable { uri: uri(), source: source.into() })?;
-            match self.outbound.exchange(request, self.timeout).await {
+            match self.post(body.clone()).await {
                 Err(error) if error.is_passing() && tries < TRIES_MAX => {
                     tracing::debug!(%error, "a webhook is asked again");
                     tries += 1;
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
-                answered => return answered,
+                answered => return json(&self.config.server, &answered?),
             }
         }
+    }
+
+    /// Posts a JSON document, once.
+    pub async fn post(&self, body: Bytes) -> Result<Bytes, OutboundError> {
+        let uri = &self.config.server;
+        let mut request =
+            Request::builder().method(Method::POST).uri(uri).header(ACCEPT, JSON).header(CONTENT_TYPE, JSON);
+        if let Some(token) = self.config.token()? {
+            request = request.header(AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Full::new(body));
+        let unreachable = |source: http::Error| OutboundError::Unreachable { uri: uri.clone(), source: source.into() };
+        self.outbound.exchange(request.map_err(unreachable)?, self.timeout).await
     }
 }

@@ -23,7 +23,7 @@ mod service_account;
 mod storage_in_use;
 
 pub use locks::Locks;
-pub use pod_security::warning;
+pub use pod_security::{annotations, warning};
 pub use quota::charged_namespace;
 pub use service_account::MISSING_DEFAULT_ACCOUNT;
 

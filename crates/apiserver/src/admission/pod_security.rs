@@ -78,6 +78,19 @@ pub fn warning(attributes: &Attributes, object: &Value, reader: &dyn Reader) -> 
     violation(attributes, object, reader, "warn").map(|why| format!("would violate {why}"))
 }
 
+/// What audit is to tell of a pod that is made or changed.
+pub fn annotations(attributes: &Attributes, object: &Value, reader: &dyn Reader) -> Vec<(&'static str, String)> {
+    let namespace = || reader.get(&resources::NAMESPACE, &Key::cluster(&attributes.key.namespace));
+    let is_pod = *attributes.resource == resources::POD && spec_of(attributes, object).is_some();
+    let enforced = is_pod.then(namespace).flatten().map(|namespace| {
+        let (level, version) = policy(&namespace, "enforce");
+        ("pod-security.kubernetes.io/enforce-policy", format!("{}:{version}", level.name()))
+    });
+    let audited = violation(attributes, object, reader, "audit")
+        .map(|why| ("pod-security.kubernetes.io/audit-violations", format!("would violate {why}")));
+    enforced.into_iter().chain(audited).collect()
+}
+
 fn violation(attributes: &Attributes, object: &Value, reader: &dyn Reader, mode: &str) -> Option<String> {
     let spec = spec_of(attributes, object)?;
     // What was let in before may go on, as long as its spec stays.

@@ -53,6 +53,26 @@ pub struct AuditFlags {
     pub audit_log_batch_throttle_qps: f32,
     #[arg(long, default_value_t = 0)]
     pub audit_log_batch_throttle_burst: u32,
+    /// A kubeconfig: where events are sent.
+    #[arg(long)]
+    pub audit_webhook_config_file: Option<PathBuf>,
+    /// Before the second try of a batch.
+    #[arg(long, value_parser = daemon::flags::duration, default_value = "10s")]
+    pub audit_webhook_initial_backoff: Duration,
+    #[arg(long, value_enum, default_value_t = Mode::Batch)]
+    pub audit_webhook_mode: Mode,
+    #[arg(long, default_value_t = 10_000)]
+    pub audit_webhook_batch_buffer_size: usize,
+    #[arg(long, default_value_t = 400)]
+    pub audit_webhook_batch_max_size: usize,
+    #[arg(long, value_parser = daemon::flags::duration, default_value = "30s")]
+    pub audit_webhook_batch_max_wait: Duration,
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub audit_webhook_batch_throttle_enable: bool,
+    #[arg(long, default_value_t = 10.0)]
+    pub audit_webhook_batch_throttle_qps: f32,
+    #[arg(long, default_value_t = 15)]
+    pub audit_webhook_batch_throttle_burst: u32,
 }
 
 impl AuditFlags {
@@ -73,6 +93,18 @@ impl AuditFlags {
             throttle: self.audit_log_batch_throttle_enable.then_some(Throttle {
                 per_second: self.audit_log_batch_throttle_qps,
                 burst: self.audit_log_batch_throttle_burst,
+            }),
+        }
+    }
+
+    pub fn webhook_batching(&self) -> Batching {
+        Batching {
+            buffer: self.audit_webhook_batch_buffer_size,
+            size_max: self.audit_webhook_batch_max_size,
+            wait_max: self.audit_webhook_batch_max_wait,
+            throttle: self.audit_webhook_batch_throttle_enable.then_some(Throttle {
+                per_second: self.audit_webhook_batch_throttle_qps,
+                burst: self.audit_webhook_batch_throttle_burst,
             }),
         }
     }

@@ -8,6 +8,7 @@ pub mod log;
 pub mod metrics;
 pub mod policy;
 pub mod sink;
+pub mod webhook;
 
 use std::{
     future::Future,
@@ -88,8 +89,16 @@ impl Audit {
             tasks.spawn(reader.run(done.clone()));
             backends.push((flags.audit_log_format, sink));
         }
+        if let Some(path) = &flags.audit_webhook_config_file {
+            let webhook = webhook::Webhook::new(path, flags.audit_webhook_initial_backoff)
+                .with_context(|| format!("--audit-webhook-config-file {}", path.display()))?;
+            let batching = flags.webhook_batching();
+            let (sink, reader) = sink::queue("webhook", flags.audit_webhook_mode, batching, webhook, metrics.clone());
+            tasks.spawn(reader.run(done.clone()));
+            backends.push((Format::Json, sink));
+        }
         if backends.is_empty() {
-            tracing::warn!("there is an audit policy, but no --audit-log-path");
+            tracing::warn!("there is an audit policy, but neither --audit-log-path nor --audit-webhook-config-file");
             return Ok(None);
         }
         Ok(Some(Arc::new(Self { policy, backends, metrics })))

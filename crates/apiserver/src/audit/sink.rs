@@ -46,6 +46,8 @@ pub struct Throttle {
 
 /// Events that a request waits for are stored together with all that wait by then, up to this many.
 const BLOCKING_BATCH_MAX: usize = 256;
+/// How long each batch that is left may take once the server stops.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where events go. An Err is a loss of the whole batch; a destination that tries again does so itself.
 #[async_trait]
@@ -134,7 +136,7 @@ impl<D: Destination> Reader<D> {
             if let Some(allowance) = &mut allowance {
                 sleep(allowance.take(Instant::now())).await;
             }
-            self.deliver(std::mem::take(&mut batch)).await;
+            self.deliver(std::mem::take(&mut batch), &done).await;
         }
     }
 
@@ -158,11 +160,14 @@ impl<D: Destination> Reader<D> {
         }
     }
 
-    async fn deliver(&mut self, batch: Vec<Entry>) {
+    async fn deliver(&mut self, batch: Vec<Entry>, done: &CancellationToken) {
         let (events, waiting): (Vec<Bytes>, VecDeque<_>) =
             batch.into_iter().map(|entry| (entry.event, entry.stored)).unzip();
         let count = events.len();
-        let outcome = self.destination.deliver(events).await;
+        let outcome = tokio::select! {
+            outcome = self.destination.deliver(events) => outcome,
+            () = too_late(done) => Err("the server had to stop before they were delivered".to_owned()),
+        };
         if let Err(why) = &outcome {
             self.metrics.lost(self.name, count as u64);
             tracing::error!(backend = self.name, count, %why, "audit events are lost");
@@ -172,6 +177,11 @@ impl<D: Destination> Reader<D> {
             let _ = stored.send(outcome.is_ok());
         }
     }
+}
+
+async fn too_late(done: &CancellationToken) {
+    done.cancelled().await;
+    sleep(DRAIN_TIMEOUT).await;
 }
 
 /// A bucket of tokens that fills with time.

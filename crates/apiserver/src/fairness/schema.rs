@@ -95,10 +95,9 @@ fn is_subject(subject: &Subject, user: &User) -> bool {
     let covers = |pattern: &str, name: &str| pattern == EVERY || pattern == name;
     match subject.kind.as_str() {
         "User" => subject.user.as_ref().is_some_and(|wanted| covers(&wanted.name, &user.name)),
-        "Group" => subject
-            .group
-            .as_ref()
-            .is_some_and(|wanted| wanted.name == EVERY || user.groups.iter().any(|group| *group == wanted.name)),
+        "Group" => {
+            subject.group.as_ref().is_some_and(|wanted| wanted.name == EVERY || user.groups.contains(&wanted.name))
+        }
         "ServiceAccount" => subject.service_account.as_ref().is_some_and(|wanted| {
             let account = crate::authn::token::split_service_account(&user.name);
             account.is_some_and(|(namespace, name)| namespace == wanted.namespace && covers(&wanted.name, name))

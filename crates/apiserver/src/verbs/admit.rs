@@ -9,7 +9,10 @@ use tokio::{sync::OwnedMutexGuard, time};
 
 use super::Ask;
 pub use crate::admission::Operation;
-use crate::admission::{self, Attributes};
+use crate::{
+    admission::{self, Attributes},
+    audit,
+};
 
 /// How long a pod waits for its new namespace's account, which a controller makes.
 const ACCOUNT_WAIT: Duration = Duration::from_secs(1);
@@ -55,6 +58,12 @@ impl Ask {
     ) -> Result<Vec<String>, ApiError> {
         let attributes = self.attributes(operation, key, old, "");
         let cache = &*self.server.cache;
+        audit::note(|notes| {
+            for (key, value) in object.into_iter().flat_map(|object| admission::annotations(&attributes, object, cache))
+            {
+                notes.annotate(key, value);
+            }
+        });
         admission::validate(&attributes, object, cache)?;
         Ok(object.and_then(|object| admission::warning(&attributes, object, cache)).into_iter().collect())
     }
