@@ -259,7 +259,7 @@ pub fn work(cache: &Cache, kinds: &Kinds, request: &Request, flow: &Flow) -> Wor
         return estimate::write(u32::try_from(shelf.watchers()).unwrap_or(u32::MAX), flow.seats_max);
     }
     let snapshot = shelf.snapshot();
-    let sizes: Vec<u64> = snapshot.range("", "").take(SAMPLE).map(|item| item.stored().len() as u64).collect();
+    let sizes: Vec<u64> = snapshot.range("", "", &[]).take(SAMPLE).map(|item| item.stored().len() as u64).collect();
     let average_bytes = sizes.iter().sum::<u64>() / (sizes.len() as u64).max(1);
     let stored = Stored { objects: snapshot.len() as u64, average_bytes };
     let limit = request.query.text("limit").parse().unwrap_or(0);

@@ -65,7 +65,7 @@ async fn write(server: &Arc<Server>, name: &str, level: &str, is_dangling: bool)
     let change = |old: &Value| {
         let mut object = old.clone();
         put(&mut object, condition(level, is_dangling));
-        Ok(Changed { object, warnings: Vec::new() })
+        Ok(Changed::new(object))
     };
     match ask.update(&change, &WriteOptions::default()).await {
         // It has gone meanwhile.
