@@ -212,11 +212,6 @@ impl Fairness {
             }
         })
     }
-
-    /// The levels at work, for whoever debugs.
-    pub fn levels(&self) -> Vec<Arc<Level>> {
-        self.objects.lock().working.values().cloned().collect()
-    }
 }
 
 /// What is there although somebody has taken it away, in its place.

@@ -135,10 +135,10 @@ pub struct QueueSet {
     last: Duration,
     robin: usize,
     arrivals: usize,
-    pub waiting: usize,
-    pub executing: usize,
-    pub seats_in_use: u32,
-    pub seats_waiting: u32,
+    waiting: usize,
+    executing: usize,
+    seats_in_use: u32,
+    seats_waiting: u32,
 }
 
 impl QueueSet {
@@ -170,10 +170,6 @@ impl QueueSet {
         {
             self.queues.resize_with(queuing.queues, Queue::default);
         }
-    }
-
-    pub fn limit(&self) -> u32 {
-        self.limit
     }
 
     /// Virtual time, in seat-seconds.
@@ -334,11 +330,6 @@ impl QueueSet {
         if let Some(index) = ticket.queue {
             self.queues[index].seats_in_use -= ticket.work.seats_max();
         }
-    }
-
-    /// Waiting, executing and seats in use of each queue, for whoever debugs.
-    pub fn by_queue(&self) -> impl Iterator<Item = (usize, usize, u32, f64)> {
-        self.queues.iter().map(|queue| (queue.waiting.len(), queue.executing, queue.seats_in_use, queue.next_start))
     }
 }
 

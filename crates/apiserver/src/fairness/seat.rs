@@ -96,11 +96,6 @@ impl Level {
         state.pump(now);
         state.set.progress()
     }
-
-    /// Looks at the queues.
-    pub fn with<T>(&self, look: impl FnOnce(&QueueSet) -> T) -> T {
-        look(&self.state.lock().set)
-    }
 }
 
 /// Waits for seats, at most for `wait_max`.
