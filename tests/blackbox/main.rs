@@ -1,6 +1,7 @@
 //! The apiserver over a real etcd, asked by raw HTTP and stock kubectl. Each test names the
 //! line of the API's semantics that it proves.
 
+mod apply;
 mod audit;
 mod authorisation;
 mod bad_input;
