@@ -32,7 +32,7 @@ pub enum Command {
     /// Show one object in detail, with its events.
     Describe(Describe),
     /// Make the cluster hold what files say.
-    Apply(Files),
+    Apply(Apply),
     /// Create an object.
     Create(Create),
     /// Delete objects.
@@ -159,6 +159,18 @@ pub struct Files {
     /// File or folder of YAML or JSON; `-` for standard input.
     #[arg(short = 'f', long = "filename", required = true)]
     pub files: Vec<PathBuf>,
+}
+
+#[derive(Args)]
+pub struct Apply {
+    #[command(flatten)]
+    pub files: Files,
+    /// Merge on the server, which knows who owns which field.
+    #[arg(long)]
+    pub server_side: bool,
+    /// Take over fields that others own; with --server-side.
+    #[arg(long, requires = "server_side")]
+    pub force_conflicts: bool,
 }
 
 #[derive(Args)]

@@ -8,20 +8,27 @@ use serde_json::Value;
 use crate::{
     apply::{LAST_APPLIED, merge},
     catalog::Catalog,
-    flags::Files,
+    flags::Apply,
     manifest, output,
     server::{JSON, Server, refusal},
 };
 
 /// A lost race is tried again this often: others write too.
 const ATTEMPTS_MAX: u32 = 5;
+/// As whom server-side apply owns fields.
+const FIELD_MANAGER: &str = "cox";
+const APPLY: &str = "application/apply-patch+yaml";
 
-pub async fn run(server: &Server, flags: Files) -> anyhow::Result<()> {
+pub async fn run(server: &Server, flags: Apply) -> anyhow::Result<()> {
     let catalog = server.catalog().await?;
-    for object in manifest::read(&flags.files)? {
+    for object in manifest::read(&flags.files.files)? {
         let resource = resource_of(&catalog, &object)?;
         let name = output::name(&object).to_owned();
-        let done = one(server, resource, object).await.with_context(|| output::reference(resource, &name))?;
+        let done = match flags.server_side {
+            true => server_side(server, resource, object, flags.force_conflicts).await,
+            false => one(server, resource, object).await,
+        };
+        let done = done.with_context(|| output::reference(resource, &name))?;
         println!("{} {done}", output::reference(resource, &name));
     }
     Ok(())
@@ -36,6 +43,14 @@ pub fn resource_of<'a>(catalog: &'a Catalog, object: &Value) -> anyhow::Result<&
 /// In which namespace an object of a file belongs.
 pub fn namespace_of<'a>(server: &'a Server, object: &'a Value) -> &'a str {
     object["metadata"]["namespace"].as_str().unwrap_or(&server.namespace)
+}
+
+async fn server_side(server: &Server, resource: &Resource, object: Value, force: bool) -> anyhow::Result<&'static str> {
+    let namespace = namespace_of(server, &object).to_owned();
+    let path = server.path(resource, Some(&namespace), output::name(&object));
+    let path = format!("{path}?fieldManager={FIELD_MANAGER}&force={force}");
+    server.write(Method::PATCH, &path, APPLY, &object).await?;
+    Ok("serverside-applied")
 }
 
 async fn one(server: &Server, resource: &Resource, object: Value) -> anyhow::Result<&'static str> {

@@ -10,7 +10,8 @@ use crate::flags::Format;
 
 /// Whole objects as text. Tables go through [`table`].
 pub fn objects(resource: &Resource, objects: &[Value], single: bool, format: Format) -> anyhow::Result<String> {
-    let document = match (objects, single) {
+    let objects: Vec<Value> = objects.iter().cloned().map(without_owners).collect();
+    let document = match (objects.as_slice(), single) {
         ([one], true) => one.clone(),
         (many, _) => serde_json::json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": many}),
     };
@@ -21,6 +22,14 @@ pub fn objects(resource: &Resource, objects: &[Value], single: bool, format: For
             objects.iter().map(|object| format!("{}\n", reference(resource, name(object)))).collect()
         }
     })
+}
+
+/// Who owns which field is much to read and seldom asked for, so it is left out, as kubectl does.
+fn without_owners(mut object: Value) -> Value {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    object
 }
 
 pub fn yaml(value: &Value) -> anyhow::Result<String> {
