@@ -151,7 +151,8 @@ impl Ask {
             }
             return Ok(Written { item: self.item(&key, 0, bytes), is_created: true, warnings });
         }
-        let stored = self.server.store.put(&self.stored_key(&key), bytes.clone(), 0, self.kind.storage.ttl_s).await;
+        let is_apply = matches!(owned, Owned::Known(_));
+        let (stored, bytes) = self.put_bytes(&key, bytes, 0, is_apply).await;
         match stored {
             Ok(revision) => {
                 self.seen(revision).await;
@@ -165,6 +166,28 @@ impl Ask {
                 }
             }
         }
+    }
+
+    /// Stores an object. One that is too large is tried again without its owners, which may be large; not after an
+    /// apply, which is all about them.
+    pub(super) async fn put_bytes(
+        &self,
+        key: &Key,
+        bytes: Bytes,
+        expected: u64,
+        is_apply: bool,
+    ) -> (Result<u64, StoreError>, Bytes) {
+        let (stored_key, ttl_s) = (self.stored_key(key), self.kind.storage.ttl_s);
+        let stored = self.server.store.put(&stored_key, bytes.clone(), expected, ttl_s).await;
+        if is_apply || !matches!(stored, Err(StoreError::TooLarge(_))) {
+            return (stored, bytes);
+        }
+        let Ok(mut object) = serde_json::from_slice::<Value>(&bytes) else { return (stored, bytes) };
+        if meta::take_managed_fields(&mut object).is_null() {
+            return (stored, bytes);
+        }
+        let bytes = encode::stored(&object).0;
+        (self.server.store.put(&stored_key, bytes.clone(), expected, ttl_s).await, bytes)
     }
 
     pub(super) fn stored_key(&self, key: &Key) -> String {

@@ -128,21 +128,14 @@ impl Ask {
         let (stored, sent) = (meta::take_managed_fields(&mut old), meta::take_managed_fields(&mut new));
         self.check_preconditions(&mut new, &old)?;
         (self.rules.default)(&mut new);
+        let is_apply = owners.is_some();
         let owners = owners.unwrap_or_else(|| self.owners_after(&old, &new, stored, &sent));
         let managed_fields = owners.into_managed_fields();
-        let rules = self.update_rules();
         meta::updated(&mut new, &old);
         warnings.extend(self.mutate(Operation::Update, &self.key, &mut new, Some(&old), options.dry_run).await?);
         meta::updated(&mut new, &old);
-        (rules.prepare)(&mut new, &old);
-        let authorizer = &self.server.authorizer;
-        authz::check_write(authorizer, &self.user, resource, &self.subresource, Some(&old), &new).await?;
-        let mut errors = crate::rules::meta::validate_update(&new, &old);
-        errors.extend(crate::rules::meta::validate_managed_fields(&managed_fields));
-        errors.extend((rules.validate)(&new, &old));
-        if !errors.is_empty() {
-            return Err(ApiError::invalid(&resource.group, &resource.kind, &self.key.name, &errors));
-        }
+        (self.update_rules().prepare)(&mut new, &old);
+        self.check_change(&new, &old, &managed_fields).await?;
         warnings.extend((self.rules.warnings)(&new, Some(&old)));
         let _turn = self.quota_turn(Operation::Update, &self.key).await;
         warnings.extend(self.validate(Operation::Update, &self.key, Some(&new), Some(&old), options.dry_run).await?);
@@ -157,14 +150,13 @@ impl Ask {
             let item = self.item(&self.key, existing.revision, bytes);
             return Ok(Attempt::Written(Written { item, is_created: false, warnings }));
         }
-        let stored_key = self.stored_key(&self.key);
-        let stored = if is_last {
-            self.server.store.delete(&stored_key, existing.revision).await
+        let (stored, bytes) = if is_last {
+            (self.server.store.delete(&self.stored_key(&self.key), existing.revision).await, bytes)
         } else if bytes == existing.stored() {
             let item = existing.clone();
             return Ok(Attempt::Written(Written { item, is_created: false, warnings }));
         } else {
-            self.server.store.put(&stored_key, bytes.clone(), existing.revision, self.kind.storage.ttl_s).await
+            self.put_bytes(&self.key, bytes, existing.revision, is_apply).await
         };
         match stored {
             Ok(revision) => {
@@ -179,6 +171,19 @@ impl Ask {
                     error => Err(store_refusal(&error)),
                 }
             }
+        }
+    }
+
+    /// Whether the writer may make of `old` what `new` is, and whether that is legal.
+    async fn check_change(&self, new: &Value, old: &Value, managed_fields: &Value) -> Result<(), ApiError> {
+        let resource = &self.kind.resource;
+        authz::check_write(&self.server.authorizer, &self.user, resource, &self.subresource, Some(old), new).await?;
+        let mut errors = crate::rules::meta::validate_update(new, old);
+        errors.extend(crate::rules::meta::validate_managed_fields(managed_fields));
+        errors.extend((self.update_rules().validate)(new, old));
+        match errors.as_slice() {
+            [] => Ok(()),
+            errors => Err(ApiError::invalid(&resource.group, &resource.kind, &self.key.name, errors)),
         }
     }
 
