@@ -14,5 +14,7 @@ mod lifecycles;
 mod lists;
 mod operation;
 mod patches;
+mod semantics_reads;
+mod semantics_writes;
 mod watches;
 mod writes;

@@ -142,9 +142,27 @@ fn validate_slice(slice: &EndpointSlice, errors: &mut Errors) {
         if let Some(hostname) = &endpoint.hostname {
             errors.invalid_all(&path.field("hostname"), hostname.as_str(), names::dns1123_label(hostname));
         }
+        // Older versions of the API said in the topology what now has fields of its own.
+        for key in endpoint.deprecated_topology.iter().flatten().map(|(key, _)| key) {
+            if matches!(key.as_str(), "topology.kubernetes.io/zone" | "kubernetes.io/hostname") {
+                let detail = format!("may not set {key} label in deprecatedTopology");
+                errors.forbidden(&path.field("deprecatedTopology").key(key), detail);
+            }
+        }
         let zones = endpoint.hints.as_ref().map(|hints| items(&hints.for_zones)).unwrap_or_default();
         if zones.len() > HINTS_MAX {
             errors.too_many(&path.field("hints.forZones"), zones.len(), HINTS_MAX);
+        }
+        for (j, zone) in zones.iter().enumerate() {
+            let path = path.field("hints.forZones");
+            let path = path.index(j);
+            match zone.name.as_str() {
+                "" => errors.required(&path.field("name"), ""),
+                name => errors.invalid_all(&path.field("name"), name, names::label_value(name)),
+            }
+            if zones[..j].contains(zone) {
+                errors.duplicate(&path.field("name"), &zone.name);
+            }
         }
     }
     slice_ports(items(&slice.ports), errors);
@@ -217,5 +235,30 @@ mod tests {
                 "endpoints[2].addresses: Required value: must contain at least 1 address",
             ]
         );
+    }
+
+    /// Addresses that would lead back to the node itself, in whatever clothes.
+    #[test]
+    fn addresses_lead_elsewhere() {
+        for (address, part) in [
+            ("127.0.0.1", "loopback range"),
+            ("::1", "loopback range"),
+            ("::ffff:127.0.0.1", "loopback range"),
+            ("169.254.1.1", "link-local range"),
+            ("::ffff:169.254.1.1", "link-local range"),
+            ("fe80::1", "link-local range"),
+            ("224.0.0.1", "link-local multicast range"),
+            ("ff02::1", "link-local multicast range"),
+            ("0.0.0.0", "unspecified"),
+            ("::", "unspecified"),
+        ] {
+            let object = json!({"subsets": [{"addresses": [{"ip": address}]}]});
+            let found = texts((ENDPOINTS.validate)(&object));
+            assert!(found.len() == 1 && found[0].contains(part), "{address}: {found:?}");
+            let kind = if address.contains(':') { "IPv6" } else { "IPv4" };
+            let slice = json!({"addressType": kind, "endpoints": [{"addresses": [address]}]});
+            let found = texts((ENDPOINT_SLICE.validate)(&slice));
+            assert!(found.len() == 1 && found[0].contains(part), "{address}: {found:?}");
+        }
     }
 }

@@ -6,9 +6,12 @@ use api_types::{
 };
 
 use super::{
-    PLAIN, Rules, check, check_change,
+    PLAIN, Rules, amounts, check, check_change,
     edit::{canonical_amounts, field, fill_text, first_generation},
-    path::{Errors, Path, text},
+    facts::frozen,
+    meta,
+    path::{Errors, Path, items, text},
+    pod::spec::tolerations,
 };
 
 /// Above this, priorities are the system's.
@@ -64,19 +67,32 @@ pub const RUNTIME_CLASS: Rules = Rules {
             canonical_amounts(overhead, "podFixed");
         }
     },
-    validate: |class| {
-        check(class, |class: &RuntimeClass, errors| {
-            errors.invalid_all(&Path::root("handler"), class.handler.as_str(), names::dns1123_label(&class.handler));
-        })
-    },
+    validate: |class| check(class, validate_runtime),
     validate_update: |new, old| {
-        check_change(new, old, |new: &RuntimeClass, old, errors| {
-            errors.immutable(&Path::root("handler"), &new.handler, &old.handler);
-        })
+        let mut errors = check(new, validate_runtime);
+        errors.extend(frozen(new, old, &["handler"]));
+        errors
     },
+    create_on_update: true,
     unconditional_update: false,
     ..PLAIN
 };
+
+/// What pods of the class use besides their own, and where they can run.
+fn validate_runtime(class: &RuntimeClass, errors: &mut Errors) {
+    errors.invalid_all(&Path::root("handler"), class.handler.as_str(), names::dns1123_label(&class.handler));
+    if let Some(overhead) = &class.overhead {
+        amounts::requirements(&overhead.pod_fixed, &None, &Path::root("overhead.podFixed"), errors);
+    }
+    let Some(scheduling) = &class.scheduling else { return };
+    let path = Path::root("scheduling");
+    meta::labels(scheduling.node_selector.as_ref(), &path.field("nodeSelector"), errors);
+    let given = items(&scheduling.tolerations);
+    tolerations(given, &path.field("tolerations"), errors);
+    for (i, toleration) in given.iter().enumerate().filter(|(i, toleration)| given[..*i].contains(toleration)) {
+        errors.duplicate(&path.field("tolerations").index(i), toleration);
+    }
+}
 
 #[cfg(test)]
 mod tests {
