@@ -61,3 +61,23 @@ fn kubectl_auth_can_i() {
     let other = cluster.kubectl_output(&["auth", "can-i", "create", "pods", "--as=nobody"]);
     assert_eq!(String::from_utf8_lossy(&other.stdout).trim(), "no");
 }
+
+/// `cox auth why` names the rule that allows, or the roles that would; stock kubectl is told no more than upstream tells.
+#[test]
+fn cox_auth_why() {
+    let cluster = control_plane!();
+    let said = |arguments: &[&str]| {
+        let output = cluster.cox(arguments);
+        (output.status.success(), String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    };
+    let why = ["auth", "why", "list", "pods", "--as=bob"];
+    let (allowed, text) = said(&why);
+    assert!(!allowed && text.starts_with("no: not bound, but would allow it: "), "{text}");
+    assert!(text.contains(r#"ClusterRole "edit""#), "{text}");
+    cluster.kubectl(&["create", "rolebinding", "bob-views", "--clusterrole=view", "--user=bob"]);
+    let by = r#"yes: RBAC: allowed by RoleBinding "bob-views/default" of ClusterRole "view" to User "bob""#;
+    tests::eventually("the binding is seen", || (said(&why) == (true, by.to_owned())).then_some(()));
+    assert_eq!(said(&["auth", "can-i", "list", "pods", "--as=bob", "-A"]), (false, "no".to_owned()));
+    assert_eq!(said(&["auth", "can-i", "get", "/livez", "--as=bob"]), (true, "yes".to_owned()));
+    assert_eq!(said(&["auth", "can-i", "delete", "nodes"]), (true, "yes".to_owned()));
+}

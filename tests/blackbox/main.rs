@@ -13,6 +13,7 @@ mod golden;
 mod lifecycles;
 mod lists;
 mod operation;
+mod matrix;
 mod patches;
 mod semantics_reads;
 mod semantics_writes;

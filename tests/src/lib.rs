@@ -1,10 +1,12 @@
 //! The harness: real clusters from the release binaries, and stock clients as witnesses.
 //! Tests wait for conditions, never for time to pass.
 
+mod batch;
 mod cluster;
 mod http;
 pub mod raw;
 
+pub use batch::Batch;
 pub use cluster::{Cluster, Component, Daemon, binaries};
 pub use http::Reply;
 

@@ -49,6 +49,8 @@ pub enum Command {
     Wait(Wait),
     /// Ask every daemon why an object is as it is.
     Why(Why),
+    /// Ask who may do what, and by which rule.
+    Auth(Auth),
     /// Make, check and renew the certificates of a cluster. Needs no apiserver.
     #[command(subcommand)]
     Certs(Certs),
@@ -302,4 +304,34 @@ pub struct Wait {
 #[derive(Args)]
 pub struct Why {
     pub target: String,
+}
+
+#[derive(Args)]
+pub struct Auth {
+    #[command(subcommand)]
+    pub what: AuthWhat,
+}
+
+#[derive(Subcommand)]
+pub enum AuthWhat {
+    /// Print `yes` or `no`; the exit code says the same.
+    CanI(Access),
+    /// Print which rule allows it, or which roles would.
+    Why(Access),
+}
+
+#[derive(Args)]
+pub struct Access {
+    pub verb: String,
+    /// `pods`, `pods/log`, `deployments.apps`, or a path such as `/metrics`.
+    pub resource: String,
+    pub name: Option<String>,
+    /// Another user, in place of oneself.
+    #[arg(long = "as")]
+    pub user: Option<String>,
+    /// A group of that user, may be repeated.
+    #[arg(long = "as-group", requires = "user")]
+    pub groups: Vec<String>,
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
 }

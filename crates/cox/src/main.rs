@@ -53,6 +53,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Rollout(flags) => commands::rollout::run(&server, flags).await?,
         Command::Wait(flags) => commands::wait::run(&server, flags).await?,
         Command::Why(flags) => commands::why::run(&server, flags).await?,
+        Command::Auth(flags) => return commands::auth::run(&server, flags).await,
         Command::Certs(_) | Command::Doctor(_) => unreachable!("answered above"),
     }
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,7 @@
 //! One file a command: what it asks the server, and what it prints.
 
 pub mod apply;
+pub mod auth;
 pub mod certs;
 pub mod create;
 pub mod delete;
