@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Value, json, value::RawValue};
 
 use super::policy::{Level, Stage, Verdict};
-use crate::{authn::User, request::Request};
+use crate::{authn::User, codec::decode, request::Request};
 
 /// Upstream's limit; what is longer ends in [`TRUNCATED`].
 const USER_AGENT_BYTES_MAX: usize = 1024;
@@ -138,10 +138,11 @@ impl Notes {
         }
     }
 
-    /// A patch is recorded as it came.
+    /// A patch is recorded as it came; an apply may be YAML.
     pub fn patch(&mut self, body: &Bytes) {
         if self.level() >= Level::Request {
-            self.request_object = serde_json::from_slice(body).ok();
+            let yaml = || serde_json::value::to_raw_value(&decode::yaml(body).ok()?).ok();
+            self.request_object = serde_json::from_slice(body).ok().or_else(yaml);
         }
     }
 
@@ -393,6 +394,16 @@ mod tests {
             assert_eq!(event["responseObject"].is_object(), has_response, "{level:?}");
             assert_eq!(event.to_string().contains("c2VjcmV0"), has_request);
             assert!(!event.to_string().contains("managedFields"));
+        }
+    }
+
+    #[test]
+    fn patches_are_recorded_as_they_come() {
+        for (body, expected) in [(r#"[{"op": "test"}]"#, json!([{"op": "test"}])), ("a: 1\n", json!({"a": 1}))] {
+            let mut notes = notes(Level::Request);
+            notes.patch(&Bytes::from(body));
+            let event = event(&arrival("PATCH", SECRETS), &notes, Stage::ResponseComplete);
+            assert_eq!(event["requestObject"], expected);
         }
     }
 
