@@ -2,6 +2,7 @@
 //! line of the API's semantics that it proves.
 
 mod apply;
+mod attacks;
 mod audit;
 mod authorisation;
 mod bad_input;
@@ -10,6 +11,7 @@ mod discovery;
 mod encodings;
 mod fairness;
 mod golden;
+mod hostile;
 mod lifecycles;
 mod lists;
 mod operation;

@@ -51,8 +51,8 @@ const STREAMS_MAX: u32 = 1000;
 const RESETS_PENDING_MAX: usize = 20;
 const STREAM_WINDOW_BYTES: u32 = 256 << 10;
 const CONNECTION_WINDOW_BYTES: u32 = STREAM_WINDOW_BYTES * 25;
-/// What a slow reader may hold back per stream.
-const SEND_BUFFER_BYTES: usize = 256 << 10;
+/// What a slow reader may hold back per stream, besides the piece that comes next: as much as the pieces of a list.
+const SEND_BUFFER_BYTES: usize = 64 << 10;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(15);
 /// After a connection that could not be accepted.

@@ -29,6 +29,8 @@ pub struct Target {
     pub subresource: String,
     /// The name is empty for a collection, the namespace for all of them or a cluster-scoped resource.
     pub key: Key,
+    /// The path leads through a namespace to what lies in it.
+    pub is_in_namespace: bool,
     /// What follows the subresource, with its leading slash, undecoded: the path to proxy.
     pub subpath: String,
     /// For authorisation: the name, or the one that a field selector `metadata.name=x` narrows a collection to.
@@ -116,6 +118,7 @@ fn target(path: &str) -> Option<(Target, bool)> {
         target.key.namespace = percent_decoded(parts[1]);
         if parts.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&parts[2]) {
             parts.drain(..2);
+            target.is_in_namespace = true;
         }
     }
     target.resource = percent_decoded(parts[0]);

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use api_types::{ApiError, Key, k8s::core};
+use api_types::{ApiError, Key, k8s::core, options::Query};
 use futures::future::BoxFuture;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::{
     current, key, kubelet,
+    translate::{Translation, Wanted},
     tunnel::{self, Trust},
 };
 use crate::{
@@ -42,16 +43,21 @@ pub fn log(call: Call, _request: Request<Incoming>) -> Exchange {
 }
 
 pub fn exec(call: Call, request: Request<Incoming>) -> Exchange {
-    stream(call, request, |pod, call| kubelet::stream_path("exec", pod, &call.request.query))
+    stream(call, request, "exec", |pod, call| kubelet::stream_path("exec", pod, &call.request.query))
 }
 pub fn attach(call: Call, request: Request<Incoming>) -> Exchange {
-    stream(call, request, |pod, call| kubelet::stream_path("attach", pod, &call.request.query))
+    stream(call, request, "attach", |pod, call| kubelet::stream_path("attach", pod, &call.request.query))
 }
 pub fn port_forward(call: Call, request: Request<Incoming>) -> Exchange {
-    stream(call, request, |pod, call| Ok(kubelet::forward_path(pod, &call.request.query)))
+    stream(call, request, "portforward", |pod, call| Ok(kubelet::forward_path(pod, &call.request.query)))
 }
 
-fn stream(call: Call, request: Request<Incoming>, path: fn(&Value, &Call) -> Result<String, ApiError>) -> Exchange {
+fn stream(
+    call: Call,
+    request: Request<Incoming>,
+    verb: &'static str,
+    path: fn(&Value, &Call) -> Result<String, ApiError>,
+) -> Exchange {
     Box::pin(async move {
         check_create(&call, request.method()).await?;
         let pod = current::<core::Pod>(&call.server, &key(&call)).await?;
@@ -60,12 +66,24 @@ fn stream(call: Call, request: Request<Incoming>, path: fn(&Value, &Call) -> Res
             return Err(ApiError::bad_request("Upgrade request required"));
         }
         let to = kubelet_of(&call.server, &pod).await?;
-        let response = call.server.dialer.relay(to, Trust::Kubelet, &path, request).await?;
+        let dialer = &call.server.dialer;
+        let response = match Translation::of(request.headers(), verb) {
+            Some(translation) => {
+                let wanted = wanted(&call.request.query);
+                dialer.translate(to, Trust::Kubelet, &path, request, translation, wanted).await?
+            }
+            None => dialer.relay(to, Trust::Kubelet, &path, request).await?,
+        };
         if response.status().is_redirection() {
             return Err(redirected());
         }
         Ok(response)
     })
+}
+
+fn wanted(query: &Query) -> Wanted {
+    let flag = |name: &str| query.flag(name) == Some(true);
+    Wanted { stdin: flag("stdin"), stdout: flag("stdout"), stderr: flag("stderr"), tty: flag("tty") }
 }
 
 /// A WebSocket opens with GET, yet what it does is more than reading.

@@ -8,6 +8,7 @@ mod kubelet;
 mod proxy;
 mod reviews;
 mod token;
+mod translate;
 pub mod tunnel;
 mod updates;
 

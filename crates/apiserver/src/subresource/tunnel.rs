@@ -26,10 +26,12 @@ use rustls::{
     },
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
 };
+use streams::spdy;
 use tokio::{io::copy_bidirectional, net::TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+use super::translate::{Translation, Wanted};
 use crate::{
     authn::without_websocket_bearer,
     codec::body::{self, Body, BodyError},
@@ -170,6 +172,43 @@ impl Dialer {
             }
             _ => Ok(passed_on(response)),
         }
+    }
+
+    /// Carries a client's streams over SPDY, whatever they came in. What the other side answers but
+    /// by switching protocols is a plain reply.
+    pub async fn translate(
+        &self,
+        to: SocketAddr,
+        trust: Trust,
+        path: &str,
+        mut request: Request<Incoming>,
+        translation: Translation,
+        wanted: Wanted,
+    ) -> Result<Response<Body>, ApiError> {
+        let empty = Empty::new().map_err(|never| match never {}).boxed_unsync();
+        let outgoing = Request::post(path)
+            .header(header::HOST, to.to_string())
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, spdy::UPGRADE)
+            .header(spdy::STREAM_PROTOCOL, translation.protocol)
+            .body(empty)
+            .map_err(|why| ApiError::bad_request(format!("{path:?} is no path: {why}")))?;
+        let mut response = self.send(to, trust, outgoing).await?;
+        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            return Ok(passed_on(response));
+        }
+        let (client, kubelet) = (hyper::upgrade::on(&mut request), hyper::upgrade::on(&mut response));
+        let (reply, shutdown) = (translation.response::<String>(), self.shutdown.clone());
+        self.tunnels.spawn(async move {
+            let carried = async {
+                let (client, kubelet) = tokio::try_join!(client, kubelet).map_err(std::io::Error::other)?;
+                translation.carry(TokioIo::new(client), TokioIo::new(kubelet), wanted).await
+            };
+            if let Some(Err(why)) = shutdown.run_until_cancelled(carried).await {
+                tracing::debug!(%why, "a translated session broke");
+            }
+        });
+        Ok(reply.map(body::full))
     }
 
     async fn send(

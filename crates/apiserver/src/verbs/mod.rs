@@ -123,7 +123,8 @@ fn allowed(kind: &Kind, target: &Target, verb: &str) -> Result<Option<Verb>, Api
     let resource = &kind.resource;
     let is_collection = target.key.name.is_empty();
     let has_namespace = !target.key.namespace.is_empty();
-    if has_namespace && !resource.is_namespaced() && target.key.namespace != target.key.name {
+    // It was authorised by what somebody may do in that namespace (CVE-2019-11247).
+    if target.is_in_namespace && !resource.is_namespaced() {
         return Ok(None);
     }
     if resource.is_namespaced() && !has_namespace && !is_collection {

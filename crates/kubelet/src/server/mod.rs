@@ -3,16 +3,15 @@
 //!
 //! Source for paths: pkg/kubelet/server/server.go.
 
+mod carry;
 mod find;
 mod logs;
 mod network;
 mod port_forward;
 mod route;
 mod session;
-mod spdy;
 mod summary;
 mod terminal;
-mod websocket;
 
 use std::{sync::Arc, time::Duration};
 
@@ -27,6 +26,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use streams::{spdy, websocket};
 use tokio::{net::TcpListener, sync::mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -186,11 +186,11 @@ impl Port {
     fn port_forward(&self, request: Request<Incoming>, network: NetworkOf, ports: Vec<u16>) -> Response<Body> {
         let talks = self.talks();
         if !websocket::is_asked_for(request.headers()) {
-            return match terminal::agree_spdy(request.headers(), &[port_forward::SPDY_PROTOCOL]) {
+            return match spdy::agree(request.headers(), &[port_forward::SPDY_PROTOCOL]) {
                 Err(why) => serve::text(StatusCode::BAD_REQUEST, why),
                 Ok(protocol) => {
                     talks.upgrade(request, move |io| forward_spdy(io, network));
-                    terminal::switching_to_spdy(protocol)
+                    terminal::switching(spdy::switching(protocol))
                 }
             };
         }

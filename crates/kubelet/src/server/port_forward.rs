@@ -10,17 +10,16 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures::{SinkExt, StreamExt};
+use streams::{
+    spdy::{Sink, Stream, headers},
+    websocket::on_channel,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     sync::mpsc,
     task::JoinSet,
 };
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
-
-use super::{
-    spdy::{Sink, Stream, headers},
-    websocket::on_channel,
-};
 
 /// For the second stream of a pair to come.
 const PAIR_TIMEOUT: Duration = Duration::from_secs(30);
@@ -254,14 +253,14 @@ impl Channel {
 
 #[cfg(test)]
 mod tests {
+    use streams::{
+        spdy::{self, Client},
+        websocket::{self, Tunnel},
+    };
     use tokio::io::DuplexStream;
     use tokio_tungstenite::tungstenite::protocol::Role;
 
     use super::*;
-    use crate::server::{
-        spdy::{self, frame::Frame, tests::TestClient},
-        websocket::{self, Tunnel},
-    };
 
     /// Echoes on port 7, refuses everything else.
     #[derive(Clone)]
@@ -283,55 +282,60 @@ mod tests {
         }
     }
 
-    type Tunneled = Tunnel<DuplexStream>;
-
-    async fn client() -> TestClient<Tunneled> {
+    async fn client() -> Client {
         let (ours, theirs) = tokio::io::duplex(1 << 16);
         let (streams, opened) = mpsc::channel(4);
         tokio::spawn(async move {
             let tunnel = Tunnel::new(websocket::open(theirs).await);
             let _ = futures::join!(spdy::serve(tunnel, streams), serve(opened, Echo));
         });
-        TestClient::new(Tunnel::new(WebSocketStream::from_raw_socket(ours, Role::Client, None).await))
+        let socket = WebSocketStream::from_raw_socket(ours, Role::Client, None).await;
+        let (client, running) = spdy::connect(Tunnel::new(socket));
+        tokio::spawn(running);
+        client
+    }
+
+    async fn read_to_end(mut stream: Stream) -> String {
+        let mut all = Vec::new();
+        while let Some(piece) = stream.incoming.recv().await {
+            all.extend_from_slice(&piece);
+        }
+        String::from_utf8(all).unwrap()
     }
 
     #[tokio::test]
     async fn a_pair_is_a_connection() {
         let mut client = client().await;
-        for (round, id) in [(0, 1), (1, 5)] {
-            let request = round.to_string();
-            client.open(id, &[("port", "7"), ("streamtype", "error"), ("requestid", &request)]).await;
-            client.expect_reply(id).await;
-            client.send(Frame::Data { id, fin: true, data: Bytes::new() }).await;
-            client.open(id + 2, &[("port", "7"), ("streamtype", "data"), ("requestid", &request)]).await;
-            client.expect_reply(id + 2).await;
-            client.data(id + 2, "hello", true).await;
-            assert_eq!(client.read_to_end(id + 2).await, b"hello");
+        for request in ["0", "1"] {
+            let error = [("port", "7"), ("streamtype", "error"), ("requestid", request)];
+            let error = client.open(&error).await.unwrap();
+            error.outgoing.close().await.unwrap();
+            let data = client.open(&[("port", "7"), ("streamtype", "data"), ("requestid", request)]).await.unwrap();
+            data.outgoing.send(Bytes::from("hello")).await.unwrap();
+            data.outgoing.close().await.unwrap();
+            assert_eq!(read_to_end(data).await, "hello");
         }
     }
 
     #[tokio::test]
     async fn a_refused_connection_is_told_on_the_error_stream() {
         let mut client = client().await;
-        client.open(1, &[("port", "9"), ("streamtype", "error")]).await;
-        client.expect_reply(1).await;
-        client.open(3, &[("port", "9"), ("streamtype", "data")]).await;
-        client.expect_reply(3).await;
-        assert_eq!(client.read_to_end(1).await, b"error forwarding port 9: connection refused");
+        let error = client.open(&[("port", "9"), ("streamtype", "error")]).await.unwrap();
+        let _data = client.open(&[("port", "9"), ("streamtype", "data")]).await.unwrap();
+        assert_eq!(read_to_end(error).await, "error forwarding port 9: connection refused");
     }
 
     #[tokio::test]
     async fn wrong_streams_are_refused() {
         let mut client = client().await;
-        let check = async |client: &mut TestClient<Tunneled>, id: u32, headers: &[(&str, &str)], expected: &str| {
-            client.open(id, headers).await;
-            client.expect_reply(id).await;
-            assert_eq!(String::from_utf8(client.read_to_end(id).await).unwrap(), expected);
+        let mut check = async |headers: &[(&str, &str)], expected: &str| {
+            let stream = client.open(headers).await.unwrap();
+            assert_eq!(read_to_end(stream).await, expected);
         };
-        check(&mut client, 1, &[], "\"port\" header is required").await;
-        check(&mut client, 3, &[("port", "0"), ("streamtype", "data")], "unable to parse \"0\" as a port").await;
-        check(&mut client, 5, &[("port", "7")], "\"streamType\" header is required").await;
-        check(&mut client, 7, &[("port", "7"), ("streamtype", "x")], "invalid stream type \"x\"").await;
+        check(&[], "\"port\" header is required").await;
+        check(&[("port", "0"), ("streamtype", "data")], "unable to parse \"0\" as a port").await;
+        check(&[("port", "7")], "\"streamType\" header is required").await;
+        check(&[("port", "7"), ("streamtype", "x")], "invalid stream type \"x\"").await;
     }
 
     #[tokio::test]

@@ -4,10 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use daemon::serve::{self, Body};
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use streams::{
+    spdy::{self, Sink, Stream, headers},
+    websocket,
+};
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
@@ -15,10 +19,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    carry::carry,
     route::Wanted,
     session::{self, PIECES, Piece, Session, Size},
-    spdy::{self, Sink, Stream, headers},
-    websocket,
 };
 use crate::runtime::Runtime;
 
@@ -28,9 +31,6 @@ const STREAMS_TIMEOUT: Duration = Duration::from_secs(30);
 const LINGER: Duration = Duration::from_secs(5);
 /// A terminal size in JSON is shorter.
 const SIZE_MAX_BYTES: usize = 256;
-
-const UPGRADE_SPDY: &str = "SPDY/3.1";
-const STREAM_PROTOCOL: &str = "x-stream-protocol-version";
 
 /// What to join the client to.
 pub enum Job {
@@ -63,7 +63,7 @@ pub fn answer(
         let response = switching(agreement.response::<Empty<Bytes>>());
         talks.upgrade(request, move |io| async move {
             let (session, far) = session::pair();
-            let carried = async { websocket::carry(websocket::open(io).await, agreement.protocol, wanted, far).await };
+            let carried = async { carry(websocket::open(io).await, agreement.protocol, wanted, far).await };
             let ((), carried) = futures::join!(job.run(&*runtime, wanted, session), carried);
             if let Err(error) = carried {
                 tracing::debug!(%error, "client gone");
@@ -71,7 +71,7 @@ pub fn answer(
         });
         return response;
     }
-    match agree_spdy(request.headers(), &[websocket::V4]) {
+    match spdy::agree(request.headers(), &[websocket::V4]) {
         Err(why) => serve::text(StatusCode::BAD_REQUEST, why),
         Ok(protocol) => {
             talks.upgrade(request, move |io| async move {
@@ -86,7 +86,7 @@ pub fn answer(
                 };
                 beside(served, ran).await;
             });
-            switching_to_spdy(protocol)
+            switching(spdy::switching(protocol))
         }
     }
 }
@@ -124,29 +124,6 @@ impl Talks {
             }
         });
     }
-}
-
-/// Pure: agrees on the first of `ours` that the client knows too.
-pub fn agree_spdy(headers: &HeaderMap, ours: &[&'static str]) -> Result<&'static str, String> {
-    let upgrades = websocket::names(headers, header::UPGRADE.as_str());
-    if !upgrades.into_iter().any(|name| name.eq_ignore_ascii_case(UPGRADE_SPDY)) {
-        return Err("unable to upgrade: neither WebSocket nor SPDY/3.1 is asked for".to_owned());
-    }
-    let theirs: Vec<&str> = websocket::names(headers, STREAM_PROTOCOL).collect();
-    let protocol = ours.iter().find(|name| theirs.contains(name)).copied();
-    protocol.ok_or_else(|| {
-        format!("unable to upgrade: unable to negotiate protocol: client supports {theirs:?}, server accepts {ours:?}")
-    })
-}
-
-pub fn switching_to_spdy(protocol: &'static str) -> Response<Body> {
-    let mut response = Response::new(Empty::<Bytes>::new());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::UPGRADE, HeaderValue::from_static(UPGRADE_SPDY));
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(STREAM_PROTOCOL, HeaderValue::from_static(protocol));
-    switching(response)
 }
 
 pub fn switching(response: Response<Empty<Bytes>>) -> Response<Body> {
@@ -255,25 +232,6 @@ fn take_sizes(bytes: &[u8]) -> (Vec<Size>, usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn spdy_is_agreed_on_by_headers() {
-        let check = |upgrade: &'static str, protocols: &'static str, expected: Result<&str, &str>| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::UPGRADE, HeaderValue::from_static(upgrade));
-            headers.append(STREAM_PROTOCOL, HeaderValue::from_static("v9"));
-            headers.append(STREAM_PROTOCOL, HeaderValue::from_static(protocols));
-            match (agree_spdy(&headers, &[websocket::V4]), expected) {
-                (Ok(protocol), Ok(expected)) => assert_eq!(protocol, expected),
-                (Err(why), Err(expected)) => assert!(why.contains(expected), "{why}"),
-                (other, _) => panic!("{other:?}"),
-            }
-        };
-        check("SPDY/3.1", websocket::V4, Ok(websocket::V4));
-        check("spdy/3.1", websocket::V4, Ok(websocket::V4));
-        check("SPDY/3.1", "v3.channel.k8s.io", Err("unable to negotiate protocol"));
-        check("h2c", websocket::V4, Err("neither WebSocket nor SPDY/3.1"));
-    }
 
     #[test]
     fn sizes_come_in_any_pieces() {

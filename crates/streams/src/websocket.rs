@@ -5,11 +5,10 @@ use std::{
     io,
     pin::Pin,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use futures::{Sink, SinkExt, Stream, StreamExt};
+use futures::{Sink, Stream};
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
     header::{
@@ -17,35 +16,31 @@ use http::{
     },
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_tungstenite::{
-    WebSocketStream,
-    tungstenite::{
-        Error as WsError, Message,
-        handshake::derive_accept_key,
-        protocol::{CloseFrame, Role, WebSocketConfig, frame::coding::CloseCode},
-    },
+pub use tokio_tungstenite::WebSocketStream;
+pub use tokio_tungstenite::tungstenite::{
+    Error, Message,
+    protocol::{CloseFrame, frame::coding::CloseCode},
+};
+use tokio_tungstenite::tungstenite::{
+    handshake::derive_accept_key,
+    protocol::{Role, WebSocketConfig},
 };
 
-use super::{
-    route::Wanted,
-    session::{Far, Piece, Size},
-};
+use crate::names;
 
 /// A longer message ends the connection; clients send at most some tens of kilobytes.
 const MESSAGE_MAX_BYTES: usize = 4 << 20;
-/// For a client to answer our close.
-const LINGER: Duration = Duration::from_secs(2);
 /// With it standard input can be closed.
 pub const V5: &str = "v5.channel.k8s.io";
 pub const V4: &str = "v4.channel.k8s.io";
 /// SPDY inside binary messages.
 pub const PORT_FORWARD: &str = "SPDY/3.1+portforward.k8s.io";
 
-const STDIN: u8 = 0;
-const STDOUT: u8 = 1;
-const STDERR: u8 = 2;
-const ERROR: u8 = 3;
-const RESIZE: u8 = 4;
+pub const STDIN: u8 = 0;
+pub const STDOUT: u8 = 1;
+pub const STDERR: u8 = 2;
+pub const ERROR: u8 = 3;
+pub const RESIZE: u8 = 4;
 /// Followed by the number of the channel that is closed.
 const CLOSE: u8 = 255;
 
@@ -75,12 +70,6 @@ pub fn agree(headers: &HeaderMap, ours: &[&'static str]) -> Result<Agreement, St
     Ok(Agreement { protocol, accept: derive_accept_key(key.as_bytes()) })
 }
 
-/// Comma-separated names in all headers of a name.
-pub fn names<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
-    let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).map(str::trim).filter(|name| !name.is_empty())
-}
-
 impl Agreement {
     /// The answer that switches protocols.
     pub fn response<B: Default>(&self) -> Response<B> {
@@ -105,36 +94,30 @@ pub async fn open<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> WebSocketStream<T
 
 /// What a client says in one message.
 #[derive(Debug, PartialEq, Eq)]
-enum Said {
+pub enum Said {
     Stdin(Bytes),
     StdinClosed,
-    Resize(Size),
+    /// JSON, as the client wrote it.
+    Resize(Bytes),
     /// Nothing that we know.
     Nothing,
 }
 
 /// Pure: reads a message.
-fn said(protocol: &str, message: &Bytes) -> Said {
+pub fn said(protocol: &str, message: &Bytes) -> Said {
     let Some((channel, rest)) = message.split_first() else { return Said::Nothing };
     match *channel {
         STDIN if rest.is_empty() => Said::Nothing,
         STDIN => Said::Stdin(message.slice(1..)),
-        RESIZE => serde_json::from_slice(rest).map_or(Said::Nothing, Said::Resize),
+        RESIZE => Said::Resize(message.slice(1..)),
         CLOSE if protocol == V5 && rest == [STDIN] => Said::StdinClosed,
         _ => Said::Nothing,
     }
 }
 
-/// Pure: the message that carries a piece.
-fn message(piece: &Piece) -> Bytes {
-    match piece {
-        Piece::Stdout(bytes) => on_channel(STDOUT, bytes),
-        Piece::Stderr(bytes) => on_channel(STDERR, bytes),
-        Piece::End(status) => {
-            let text = serde_json::to_vec(status).expect("a Status has a JSON form");
-            on_channel(ERROR, &text)
-        }
-    }
+/// Clients take any other ending, also one without a code, for a broken connection.
+pub fn goodbye() -> Message {
+    Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))
 }
 
 /// A message on `channel`.
@@ -143,60 +126,6 @@ pub fn on_channel(channel: u8, bytes: &[u8]) -> Bytes {
     message.put_u8(channel);
     message.put_slice(bytes);
     message.freeze()
-}
-
-/// Carries a session's streams over a WebSocket, to the session's end or the client's.
-pub async fn carry<T>(socket: WebSocketStream<T>, protocol: &str, wanted: Wanted, far: Far) -> Result<(), WsError>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    let (mut sink, source) = socket.split();
-    // An empty message tells the client that it is connected.
-    let first = if wanted.stdout {
-        STDOUT
-    } else if wanted.stderr {
-        STDERR
-    } else {
-        ERROR
-    };
-    sink.send(Message::Binary(on_channel(first, b""))).await?;
-    let Far { stdin, resizes, mut output } = far;
-    let mut stdin = wanted.stdin.then_some(stdin);
-    let listen = async {
-        let mut source = source;
-        while let Some(message) = source.next().await {
-            let Message::Binary(message) = message? else { continue };
-            match said(protocol, &message) {
-                Said::Stdin(bytes) => {
-                    // A process that no longer reads is no reason to hang up.
-                    if let Some(open) = &stdin
-                        && open.send(bytes).await.is_err()
-                    {
-                        stdin = None;
-                    }
-                }
-                Said::StdinClosed => stdin = None,
-                // A size that does not fit in waits for the next.
-                Said::Resize(size) => drop(resizes.try_send(size)),
-                Said::Nothing => {}
-            }
-        }
-        Ok(())
-    };
-    let speak = async {
-        while let Some(piece) = output.recv().await {
-            sink.send(Message::Binary(message(&piece))).await?;
-        }
-        // Clients take any other ending, also one without a code, for a broken connection.
-        sink.send(Message::Close(Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }))).await
-    };
-    let mut listen = std::pin::pin!(listen);
-    tokio::select! {
-        heard = &mut listen => return heard,
-        spoken = speak => spoken?,
-    }
-    // The client answers our close; hanging up before that could cost it the last message.
-    tokio::time::timeout(LINGER, listen).await.unwrap_or(Ok(()))
 }
 
 /// The bytes inside binary messages, as one stream each way.
@@ -245,10 +174,10 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Tunnel<T> {
 
 #[cfg(test)]
 mod tests {
+    use futures::{SinkExt, StreamExt};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
-    use crate::server::session;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         pairs.iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect()
@@ -294,51 +223,8 @@ mod tests {
         check(V4, b"\xff\0", Said::Nothing);
         check(V5, b"\xff\0", Said::StdinClosed);
         check(V5, b"\xff\x01", Said::Nothing);
-        check(V5, b"\x04{\"Width\":80,\"Height\":24}", Said::Resize(Size { width: 80, height: 24 }));
-        check(V5, b"\x04{\"Width\":-1}", Said::Nothing);
+        check(V5, b"\x04{}", Said::Resize(Bytes::from("{}")));
         check(V5, b"\x01out", Said::Nothing);
-    }
-
-    /// Random messages and random bytes on the wire: never a panic.
-    #[tokio::test]
-    async fn damaged_messages_do_no_harm() {
-        let mut seed = 7_u64;
-        let mut next = || {
-            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            (seed >> 33) as u8
-        };
-        for _ in 0..2_000 {
-            let bytes: Vec<u8> = (0..next() % 40).map(|_| next()).collect();
-            said(V5, &Bytes::from(bytes.clone()));
-            let (mut client, server) = tokio::io::duplex(256);
-            client.write_all(&bytes).await.unwrap();
-            drop(client);
-            let mut socket = open(server).await;
-            while let Some(Ok(_)) = socket.next().await {}
-        }
-    }
-
-    #[tokio::test]
-    async fn a_session_is_carried_both_ways() {
-        let (client, server) = tokio::io::duplex(1 << 16);
-        let (mut session, far) = session::pair();
-        let wanted = Wanted { stdin: true, stdout: true, ..Wanted::default() };
-        let carried = tokio::spawn(async move { carry(open(server).await, V5, wanted, far).await });
-        let mut client = WebSocketStream::from_raw_socket(client, Role::Client, None).await;
-        assert_eq!(client.next().await.unwrap().unwrap().into_data(), "\x01");
-        client.send(Message::Binary(Bytes::from("\0hello"))).await.unwrap();
-        assert_eq!(session.stdin.recv().await.unwrap(), "hello");
-        client.send(Message::Binary(Bytes::from_static(b"\xff\0"))).await.unwrap();
-        assert_eq!(session.stdin.recv().await, None);
-        session.output.send(Piece::Stdout(Bytes::from("out"))).await.unwrap();
-        session.output.send(Piece::End(Box::default())).await.unwrap();
-        drop(session);
-        assert_eq!(client.next().await.unwrap().unwrap().into_data(), "\x01out");
-        assert_eq!(client.next().await.unwrap().unwrap().into_data()[0], ERROR);
-        let Some(Ok(Message::Close(Some(frame)))) = client.next().await else { panic!("closed without a code") };
-        assert_eq!(frame.code, CloseCode::Normal);
-        assert!(client.next().await.is_none());
-        carried.await.unwrap().unwrap();
     }
 
     #[tokio::test]
