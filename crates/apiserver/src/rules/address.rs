@@ -16,11 +16,19 @@ pub fn ip(value: &str, path: &Path, errors: &mut Errors) -> Option<IpAddr> {
 }
 
 pub fn cidr(value: &str, path: &Path, errors: &mut Errors) -> Option<ipnet::IpNet> {
-    let network = value.parse().ok();
+    let network = strict_cidr(value);
     if network.is_none() {
         errors.invalid(path, value, "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)");
     }
     network
+}
+
+/// Without leading zeros, which others read as octal (CVE-2021-29923): the network's own parser lets them pass.
+fn strict_cidr(value: &str) -> Option<ipnet::IpNet> {
+    let (address, prefix) = value.split_once('/')?;
+    let has_one_reading = prefix == "0" || prefix.starts_with(|first: char| matches!(first, '1'..='9'));
+    let address: IpAddr = address.parse().ok().filter(|_| has_one_reading)?;
+    ipnet::IpNet::new(address, prefix.parse().ok()?).ok()
 }
 
 /// An address that another machine can be reached at: endpoints and external IPs.
@@ -84,6 +92,37 @@ mod tests {
             non_special(address, &Path::root("ip"), &mut errors);
             let message = errors.0.first().map(|error| error.detail.clone()).unwrap_or_default();
             assert!(message.contains(word) && message.is_empty() == word.is_empty(), "{address}: {message}");
+        }
+    }
+
+    /// Attack table, row 30.
+    #[test]
+    fn networks_have_one_reading() {
+        for (text, expected) in [
+            ("10.0.0.0/8", true),
+            ("0.0.0.0/0", true),
+            ("10.1.2.3/8", true),
+            ("2001:db8::/64", true),
+            ("010.0.0.0/8", false),
+            ("10.0.0.0/08", false),
+            ("10.0.0.0/+8", false),
+            ("10.0.0.0/33", false),
+            ("10.0.0.0", false),
+            ("10.0.0.0/", false),
+        ] {
+            assert_eq!(strict_cidr(text).is_some(), expected, "{text}");
+        }
+    }
+
+    /// Attack table, row 8.
+    #[test]
+    fn special_addresses_have_no_other_name() {
+        for (address, expected) in
+            [("10.0.0.1", 0), ("::ffff:127.0.0.1", 1), ("::ffff:169.254.169.254", 1), ("::ffff:224.0.0.1", 1)]
+        {
+            let mut errors = Errors::default();
+            non_special(address, &Path::root("ip"), &mut errors);
+            assert_eq!(errors.0.len(), expected, "{address}");
         }
     }
 }
