@@ -178,7 +178,9 @@ fn heads_that_lie_or_have_no_end() {
         // It may answer and hang up before it has read all.
         let _ = raw.try_send(request.as_bytes());
         let answer = raw.read_until("\r\n\r\n");
-        assert!(answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{what}: {answer:?}");
+        // What was sent after the refusal may cut the connection before the answer is read.
+        let is_cut = answer.is_empty() && expected == "431";
+        assert!(is_cut || answer.starts_with(&format!("HTTP/1.1 {expected} ")), "{what}: {answer:?}");
     }
     // A path that fits is none of ours.
     let mut raw = dialer.dial();
