@@ -26,7 +26,7 @@ fn pod(name: &str) -> Value {
 }
 
 /// The parts of a length-delimited field with a one-byte tag.
-fn field<'a>(message: &'a [u8], tag: u8) -> Option<(&'a [u8], &'a [u8])> {
+fn field(message: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
     let rest = message.strip_prefix(&[tag])?;
     let mut length = 0usize;
     for (at, byte) in rest.iter().enumerate() {

@@ -21,6 +21,12 @@ use crate::{
 
 /// OpenAPI documents that are kept ready; beyond that, all are forgotten.
 const OPENAPI_DOCUMENTS_MAX: usize = 128;
+const JSON: &str = "application/json";
+/// What is answered, and the older name by which clients ask for it, which is no legal media type.
+const OPENAPI_V2_PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+];
 /// A document under its hash never changes.
 const FOREVER: &str = "public, immutable, max-age=31536000";
 
@@ -91,14 +97,8 @@ fn openapi_document(
     headers: &HeaderMap,
     server_version: &str,
 ) -> Option<Response<Body>> {
-    const JSON: &str = "application/json";
     let key = match path.trim_matches('/') {
-        "v2" => {
-            let bytes =
-                kept(&format!("v2 {server_version} {}", rows.len()), || Some(openapi::v2(rows, server_version)))?;
-            let tag = etag(&bytes);
-            return Some(tagged(bytes, &tag, JSON, headers));
-        }
+        "v2" => return Some(v2(rows, headers, server_version)),
         "v3" => return Some(tagged_value(&openapi::index(rows, server_version), headers)),
         path => path.strip_prefix("v3/")?,
     };
@@ -111,7 +111,7 @@ fn openapi_document(
             Some(response.body(body::empty()).expect("a path is a legal header value"))
         }
         asked => {
-            let bytes = kept(&hash, || openapi::document(rows, key, server_version))?;
+            let bytes = kept(&hash, || openapi::document(rows, key, server_version).map(|document| json(&document)))?;
             let mut response = tagged(bytes, &format!("\"{hash}\""), JSON, headers);
             if asked.is_some_and(|asked| !asked.is_empty()) {
                 response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static(FOREVER));
@@ -121,13 +121,40 @@ fn openapi_document(
     }
 }
 
+/// The document of everything, in the first form that the client names and we have.
+///
+/// Source: kube-openapi's pkg/handler.
+fn v2(rows: &[Arc<Kind>], headers: &HeaderMap, server_version: &str) -> Response<Body> {
+    let accept = headers.get(header::ACCEPT).and_then(|accept| accept.to_str().ok()).unwrap_or("*/*");
+    let media_types = accept.split(',').map(|wish| wish.split(';').next().unwrap_or_default().trim());
+    let found = media_types.into_iter().find_map(|media_type| match media_type {
+        "" | "*/*" | "application/*" | JSON => Some(JSON),
+        media_type if OPENAPI_V2_PROTOBUF.contains(&media_type) => Some(OPENAPI_V2_PROTOBUF[0]),
+        _ => None,
+    });
+    let Some(media_type) = found else {
+        let response = Response::builder().status(StatusCode::NOT_ACCEPTABLE);
+        return response.body(body::empty()).expect("a fixed status");
+    };
+    let hash = format!("v2 {media_type} {server_version} {}", rows.len());
+    let bytes = kept(&hash, || match media_type {
+        JSON => Some(json(&openapi::v2(rows, server_version))),
+        _ => Some(openapi::v2_protobuf(rows, server_version).into()),
+    });
+    let bytes = bytes.expect("it can always be made");
+    let tag = etag(&bytes);
+    let mut response = tagged(bytes, &tag, media_type, headers);
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
 /// Keeps documents by the hash of what they are made from.
-fn kept(hash: &str, make: impl FnOnce() -> Option<Value>) -> Option<Bytes> {
+fn kept(hash: &str, make: impl FnOnce() -> Option<Bytes>) -> Option<Bytes> {
     static DOCUMENTS: LazyLock<Mutex<HashMap<String, Bytes>>> = LazyLock::new(Mutex::default);
     if let Some(bytes) = DOCUMENTS.lock().get(hash) {
         return Some(bytes.clone());
     }
-    let bytes = json(&make()?);
+    let bytes = make()?;
     let mut documents = DOCUMENTS.lock();
     if documents.len() >= OPENAPI_DOCUMENTS_MAX {
         documents.clear();
@@ -204,8 +231,7 @@ mod tests {
             let response = get(path, &[(header::ACCEPT, accept)]).unwrap();
             assert_eq!(value(response).await["kind"], kind, "{path} {accept}");
         }
-        for path in
-            ["/apis/nope", "/api/v2", "/apis/apps/v9", "/openapi/v3/apis/nope/v1", "/openapi", "/apis/apps/v1/x/y"]
+        for path in ["/apis/nope", "/api/v2", "/apis/apps/v9", "/openapi/v3/apis/nope", "/openapi", "/apis/apps/v1/x/y"]
         {
             assert!(get(path, &[]).is_none(), "{path}");
         }
@@ -233,5 +259,11 @@ mod tests {
         assert_eq!(moved.status(), StatusCode::MOVED_PERMANENTLY);
         assert_eq!(moved.headers()[header::LOCATION], *url);
         assert_eq!(value(get("/openapi/v2", &[]).unwrap()).await["swagger"], "2.0");
+        for accept in OPENAPI_V2_PROTOBUF {
+            let response = get("/openapi/v2", &[(header::ACCEPT, accept)]).unwrap();
+            assert_eq!(response.headers()[header::CONTENT_TYPE], OPENAPI_V2_PROTOBUF[0]);
+        }
+        let nothing = get("/openapi/v2", &[(header::ACCEPT, "image/png")]).unwrap();
+        assert_eq!(nothing.status(), StatusCode::NOT_ACCEPTABLE);
     }
 }

@@ -134,7 +134,7 @@ fn collection(resource: &Resource) -> String {
     if resource.is_namespaced() { resource.path("{namespace}") } else { resource.path("") }
 }
 
-fn capital(text: &str) -> String {
+pub fn capital(text: &str) -> String {
     let mut chars = text.chars();
     chars.next().map(|first| first.to_ascii_uppercase().to_string() + chars.as_str()).unwrap_or_default()
 }

@@ -69,7 +69,7 @@ impl Components {
         self.done.insert(name.to_owned(), Value::Null);
         let schema = match schema::named(name) {
             Some(of) => self.object(of),
-            None => leaf(name),
+            None => leaf(name, self.style),
         };
         self.done.insert(name.to_owned(), schema);
     }
@@ -174,10 +174,13 @@ impl Components {
 }
 
 /// Types that are spelled as text or numbers.
-fn leaf(name: &str) -> Value {
+fn leaf(name: &str, style: Style) -> Value {
     let kind = name.rsplit('.').next().unwrap_or(name);
     let mut schema = match kind {
         "Time" | "MicroTime" => json!({"type": "string", "format": "date-time"}),
+        // v2 has no alternatives.
+        "Quantity" if style == Style::V2 => json!({"type": "string"}),
+        "IntOrString" if style == Style::V2 => json!({"type": "string", "format": "int-or-string"}),
         "Quantity" => json!({"oneOf": [{"type": "string"}, {"type": "number"}]}),
         "IntOrString" => json!({"oneOf": [{"type": "integer"}, {"type": "string"}], "format": "int-or-string"}),
         _ => json!({"type": "object"}),

@@ -177,7 +177,14 @@ fn opened(body: &[u8]) -> Result<(Of<'_>, &[u8]), ProtobufError> {
     Ok((of, raw))
 }
 
-fn put_bytes(into: &mut Vec<u8>, number: u32, bytes: &[u8]) {
+/// A field that is a flag, set.
+pub fn put_true(into: &mut Vec<u8>, number: u32) {
+    put_tag(into, number, Type::Bool);
+    into.push(1);
+}
+
+/// A field of bytes, text or a message.
+pub fn put_bytes(into: &mut Vec<u8>, number: u32, bytes: &[u8]) {
     put_tag(into, number, Type::Bytes);
     put_varint(into, bytes.len() as u64);
     into.extend_from_slice(bytes);
