@@ -123,7 +123,7 @@ fn filled(type_: &schema::Type, by: Sampling) -> Value {
         let is_shallow = inner.is_none_or(|inner| !within.contains(&inner.name.as_ref()));
         // A claim inside a StatefulSet loses them on the way; upstream's defaults bring them back.
         let is_type = matches!(field.name.as_ref(), "apiVersion" | "kind") && !type_.kinds.is_empty();
-        is_shallow && !is_type && (by.holes == 0 || (at * 7 + depth * 3 + by.holes) % 3 != 0)
+        is_shallow && !is_type && (by.holes == 0 || !(at * 7 + depth * 3 + by.holes).is_multiple_of(3))
     });
     let fields = fields.map(|(at, field)| {
         let by = Sampling { turn: by.turn + at, within: &within, ..by };
@@ -141,7 +141,7 @@ fn sample(shape: &schema::Shape, by: Sampling) -> Value {
         Shape::Int32 => [json!(turn), json!(-7), json!(i32::MAX)][turn % 3].clone(),
         Shape::Int64 => [json!(turn), json!(i64::MIN), json!(i64::MAX)][turn % 3].clone(),
         Shape::Double => [json!(0.25), json!(3), json!(-1e300)][turn % 3].clone(),
-        Shape::Bool => (turn % 2 == 0).into(),
+        Shape::Bool => turn.is_multiple_of(2).into(),
         Shape::Bytes => ["AAA=", "AA==", "/+8="][turn % 3].into(),
         Shape::Quantity => ["0", "100m", "1Gi"][turn % 3].into(),
         Shape::IntOrString => [json!(80), json!("25%"), json!(0)][turn % 3].clone(),
