@@ -60,6 +60,7 @@ fn stages(trail: &[Value]) -> Vec<&str> {
 }
 
 /// Attack row 22: Secrets are in no event of level Metadata; semantics lines 58, 60 and 61.
+// long: one cluster is asked each kind of question in turn
 #[test]
 fn who_did_what_can_be_read_afterwards() {
     let cluster = control_plane!();
