@@ -4,11 +4,13 @@
 mod batch;
 mod cluster;
 mod http;
+mod second;
 pub mod raw;
 
 pub use batch::Batch;
 pub use cluster::{Cluster, Component, Daemon, binaries};
 pub use http::Reply;
+pub use second::Second;
 
 use std::time::{Duration, Instant};
 
