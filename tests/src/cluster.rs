@@ -53,7 +53,14 @@ impl Cluster {
     /// etcd and the apiserver alone, with the account that pods of the default namespace need: no
     /// controller is there to make it.
     pub fn control_plane() -> Option<Self> {
-        let cluster = Self::start(vec!["--control-plane-only".to_owned()])?;
+        let storage = std::env::var("COXSWAIN_STORAGE").map(|storage| format!("--storage={storage}"));
+        Self::control_plane_with(&storage.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// With these flags of `xtask up`.
+    pub fn control_plane_with(flags: &[&str]) -> Option<Self> {
+        let flags = ["--control-plane-only"].iter().chain(flags).map(|flag| (*flag).to_owned());
+        let cluster = Self::start(flags.collect())?;
         let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}});
         cluster.post("/api/v1/namespaces/default/serviceaccounts", &account).expect(201);
         Some(cluster)
@@ -65,8 +72,6 @@ impl Cluster {
 
     fn start(arguments: Vec<String>) -> Option<Self> {
         let binaries = binaries()?;
-        let storage = std::env::var("COXSWAIN_STORAGE").map(|storage| format!("--storage={storage}"));
-        let arguments = arguments.into_iter().chain(storage.ok()).collect();
         let folder = tempfile::Builder::new().prefix("coxswain-").tempdir().expect("a temporary folder");
         let cluster = Self { folder, binaries, arguments };
         cluster.up();
@@ -166,6 +171,37 @@ impl Cluster {
     /// A request over raw HTTP with the certificate of `user` (a name in the cluster's PKI), or none for `""`.
     pub fn http(&self, user: &str, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Reply {
         crate::http::send(&self.dir().join("pki"), &self.server(), user, method, path, headers, body)
+    }
+
+    /// The same, where the server may be gone; `Err` is what curl says.
+    pub fn try_http(
+        &self,
+        user: &str,
+        method: &str,
+        path: &str,
+        headers: &[&str],
+        body: &[u8],
+    ) -> Result<Reply, String> {
+        crate::http::try_send(&self.dir().join("pki"), &self.server(), user, method, path, headers, body)
+    }
+
+    /// A GET whose answer goes on; its body is the output of the process.
+    pub fn http_stream(&self, user: &str, path: &str) -> Child {
+        crate::http::stream(&self.dir().join("pki"), "ca", user, &format!("{}{path}", self.server()), "")
+    }
+
+    /// A request to etcd's JSON gateway whose answer goes on, as with [`http_stream`](Self::http_stream).
+    pub fn etcd_stream(&self, path: &str, request: &Value) -> Child {
+        let url = format!("{}{path}", self.etcd());
+        crate::http::stream(&self.dir().join("pki"), "etcd-ca", "apiserver-etcd-client", &url, &request.to_string())
+    }
+
+    /// `https://127.0.0.1:port`, from the apiserver's command line.
+    fn etcd(&self) -> String {
+        let pid = self.pid(Component::Apiserver).expect("the apiserver runs");
+        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("a command line");
+        let servers = command.split('\0').find_map(|word| word.strip_prefix("--etcd-servers="));
+        servers.expect("an apiserver over etcd").to_owned()
     }
 
     pub fn get(&self, path: &str) -> Reply {

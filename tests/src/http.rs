@@ -3,7 +3,7 @@
 use std::{
     io::Write,
     path::Path,
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
 };
 
 use serde_json::Value;
@@ -60,6 +60,18 @@ pub(crate) fn send(
 ) -> Reply {
     let sent = try_send(pki, server, user, method, path, headers, body);
     sent.unwrap_or_else(|why| panic!("{method} {path}: no HTTP answer: {why}"))
+}
+
+/// A request whose answer goes on: the process's output is the body. `ca` and `user` are names in the PKI.
+pub(crate) fn stream(pki: &Path, ca: &str, user: &str, url: &str, body: &str) -> Child {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--no-buffer", "--cacert"]).arg(pki.join(format!("{ca}.crt")));
+    curl.arg("--cert").arg(pki.join(format!("{user}.crt"))).arg("--key").arg(pki.join(format!("{user}.key")));
+    if !body.is_empty() {
+        curl.args(["--data-binary", body]);
+    }
+    curl.arg(url).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+    curl.spawn().expect("curl runs")
 }
 
 /// `Err`: what curl says.
