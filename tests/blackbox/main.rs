@@ -20,5 +20,6 @@ mod operation;
 mod patches;
 mod semantics_reads;
 mod semantics_writes;
+mod two_servers;
 mod watches;
 mod writes;

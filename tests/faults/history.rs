@@ -161,7 +161,7 @@ impl<'c> Run<'c> {
         while !events.last().is_some_and(|last| last.name == END) {
             let path = format!("{CONFIG_MAPS}?watch=1&allowWatchBookmarks=true&resourceVersion={from}");
             self.connections.fetch_add(1, Ordering::SeqCst);
-            let mut stream = self.cluster.http_stream("admin", &path);
+            let mut stream = self.cluster.http_stream(&path);
             for line in BufReader::new(stream.stdout.take().expect("piped")).lines().map_while(Result::ok) {
                 // A frame that the end of the server has cut.
                 let Ok(frame) = serde_json::from_str::<Value>(&line) else { break };

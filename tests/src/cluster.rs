@@ -185,9 +185,18 @@ impl Cluster {
         crate::http::try_send(&self.dir().join("pki"), &self.server(), user, method, path, headers, body)
     }
 
+    /// As the administrator to one of several servers.
+    pub fn http_to(&self, server: &str, method: &str, path: &str, body: &[u8]) -> Reply {
+        let headers = ["Content-Type: application/json"];
+        crate::http::send(&self.dir().join("pki"), server, "admin", method, path, &headers, body)
+    }
+
     /// A GET whose answer goes on; its body is the output of the process.
-    pub fn http_stream(&self, user: &str, path: &str) -> Child {
-        crate::http::stream(&self.dir().join("pki"), "ca", user, &format!("{}{path}", self.server()), "")
+    pub fn http_stream(&self, path: &str) -> Child {
+        self.http_stream_from(&self.server(), path)
+    }
+    pub fn http_stream_from(&self, server: &str, path: &str) -> Child {
+        crate::http::stream(&self.dir().join("pki"), "ca", "admin", &format!("{server}{path}"), "")
     }
 
     /// A request to etcd's JSON gateway whose answer goes on, as with [`http_stream`](Self::http_stream).
@@ -259,6 +268,26 @@ impl Cluster {
         let daemon = Daemon(command.spawn().expect("the apiserver starts"));
         eventually("the apiserver is ready", || (self.try_get("/readyz")? == 200).then_some(()));
         daemon
+    }
+
+    /// One more apiserver on the same store, known to the cluster under this address; with its URL.
+    pub fn second_apiserver(&self, address: &str) -> (Daemon, String) {
+        let pid = self.pid(Component::Apiserver).expect("the apiserver runs");
+        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("a command line");
+        let mut words = command.split_terminator('\0');
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
+        let mut command = Command::new(words.next().expect("a program"));
+        let own = ["--secure-port=", "--advertise-address=", "--audit-log-path="];
+        command.args(words.filter(|word| !own.iter().any(|flag| word.starts_with(flag))));
+        command.args([format!("--secure-port={port}"), format!("--advertise-address={address}")]);
+        let log = fs::File::create(self.dir().join("log").join("kube-apiserver-2.log")).expect("a log");
+        let daemon = Daemon(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it starts"));
+        let (pki, server) = (self.dir().join("pki"), format!("https://127.0.0.1:{port}"));
+        eventually("the second apiserver is ready", || {
+            let reply = crate::http::try_send(&pki, &server, "admin", "GET", "/readyz", &[], b"").ok()?;
+            (reply.code == 200).then_some(())
+        });
+        (daemon, server)
     }
 
     /// The code of an answer, if there is one.

@@ -1,6 +1,7 @@
 //! Cluster IPs and node ports: given out so that no two Services ever hold the same. In one
-//! apiserver a lock decides; between several the creation of the IPAddress object does.
+//! apiserver a lock decides; between several the creation of the claim in the store does.
 
+pub mod claims;
 pub mod families;
 pub mod range;
 pub mod repair;
@@ -12,44 +13,22 @@ use std::{
     sync::Arc,
 };
 
-use api_types::{ApiError, Key, Resource, resources};
-use futures::future::BoxFuture;
+use api_types::{ApiError, Key, Resource, jiff::Timestamp, resources};
 use ipnet::IpNet;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::{reader::Changes, server::Server};
+use crate::{reader::Changes, server::Server, store::StoreError};
+use claims::{Claims, PortClaim, Released};
 use range::{Addresses, Ports};
 use service::{Held, Source};
 
-/// Other addresses tried when another apiserver was quicker.
+/// Other numbers tried when another apiserver was quicker.
 const ATTEMPTS_MAX: usize = 10;
 pub const MANAGED_BY_LABEL: &str = "ipaddress.kubernetes.io/managed-by";
 pub const MANAGED_BY: &str = "ipallocator.k8s.io";
 const FAMILY_LABEL: &str = "ipaddress.kubernetes.io/ip-family";
-
-/// Writes IPAddress objects; their names are what several apiservers compete for.
-pub trait AddressObjects: Send + Sync {
-    /// Errs with AlreadyExists if the address is taken.
-    fn create(&self, object: Value) -> BoxFuture<'_, Result<(), ApiError>>;
-    /// An absent object is no error.
-    fn delete(&self, name: String) -> BoxFuture<'_, Result<(), ApiError>>;
-}
-
-impl AddressObjects for Arc<Server> {
-    fn create(&self, object: Value) -> BoxFuture<'_, Result<(), ApiError>> {
-        Box::pin(async move { self.create_own(&resources::IP_ADDRESS, object).await.map(|_| ()) })
-    }
-    fn delete(&self, name: String) -> BoxFuture<'_, Result<(), ApiError>> {
-        Box::pin(async move {
-            match self.delete_own(&resources::IP_ADDRESS, Key::cluster(name), &Default::default()).await {
-                Err(refusal) if !refusal.is_not_found() => Err(refusal),
-                Ok(()) | Err(_) => Ok(()),
-            }
-        })
-    }
-}
 
 pub struct Allocator {
     /// By family, the cluster's default first.
@@ -63,30 +42,47 @@ pub struct Allocator {
 /// Who holds what, as the watch cache and the requests under way have it.
 #[derive(Default)]
 struct State {
-    services: HashMap<Key, Held>,
+    /// With the Service's uid.
+    services: HashMap<Key, (String, Held)>,
     address_owner: HashMap<IpAddr, Key>,
     port_owner: HashMap<u16, Key>,
-    /// Addresses that have an IPAddress object.
-    claimed: HashSet<IpAddr>,
+    /// Addresses that have an IPAddress object, with its uid.
+    claimed: HashMap<IpAddr, String>,
     /// Chosen for requests that are not stored yet.
     pending_addresses: HashSet<IpAddr>,
     pending_ports: HashSet<u16>,
-    /// Given up by a Service, their IPAddress objects not deleted yet.
-    releasing: HashSet<IpAddr>,
+    /// Given up by a Service, their IPAddress objects (with these uids) not deleted yet.
+    releasing: HashMap<IpAddr, String>,
+}
+
+/// Numbers that other apiservers were found to have.
+#[derive(Default)]
+struct Elsewhere {
+    addresses: HashSet<IpAddr>,
+    ports: HashSet<u16>,
+}
+
+/// A number that another apiserver has.
+enum Taken {
+    Address(IpAddr),
+    Port(u16),
 }
 
 impl State {
     fn address_is_free(&self, ip: IpAddr) -> bool {
-        !self.address_owner.contains_key(&ip) && !self.claimed.contains(&ip) && !self.pending_addresses.contains(&ip)
+        !self.address_owner.contains_key(&ip)
+            && !self.claimed.contains_key(&ip)
+            && !self.pending_addresses.contains(&ip)
     }
     fn port_is_free(&self, port: u16) -> bool {
         !self.port_owner.contains_key(&port) && !self.pending_ports.contains(&port)
     }
 
-    /// Returns the addresses that the Service no longer holds.
-    fn service_changed(&mut self, key: &Key, service: Option<&Value>) -> Vec<IpAddr> {
+    /// Returns what the Service no longer holds.
+    fn service_changed(&mut self, key: &Key, service: Option<&Value>) -> Vec<Released> {
         let new = service.map(service::held).unwrap_or_default();
-        let old = self.services.remove(key).unwrap_or_default();
+        let (old_uid, old) = self.services.remove(key).unwrap_or_default();
+        let metadata = |field: &str| service.and_then(|it| it["metadata"][field].as_str()).unwrap_or_default();
         for ip in &old.addresses {
             self.address_owner.remove(ip);
         }
@@ -102,18 +98,29 @@ impl State {
             self.port_owner.insert(*port, key.clone());
             self.pending_ports.remove(port);
         }
-        let released: Vec<IpAddr> = old.addresses.difference(&new.addresses).copied().collect();
-        self.releasing.extend(&released);
+        let mut released = Vec::new();
+        for ip in old.addresses.difference(&new.addresses) {
+            let uid = self.claimed.get(ip).cloned().unwrap_or_default();
+            self.releasing.insert(*ip, uid.clone());
+            released.push(Released::Address(*ip, uid));
+        }
+        // A Service that is gone claims nothing any more.
+        let before = match metadata("uid") == old_uid {
+            true => metadata("resourceVersion").parse().unwrap_or(u64::MAX),
+            false => u64::MAX,
+        };
+        let ports = old.ports.difference(&new.ports);
+        released.extend(ports.map(|port| Released::Port { port: *port, uid: old_uid.clone(), before }));
         if service.is_some() {
-            self.services.insert(key.clone(), new);
+            self.services.insert(key.clone(), (metadata("uid").to_owned(), new));
         }
         released
     }
 
     fn object_changed(&mut self, key: &Key, object: Option<&Value>) {
         let Ok(ip) = key.name.parse() else { return };
-        if object.is_some() {
-            self.claimed.insert(ip);
+        if let Some(object) = object {
+            self.claimed.insert(ip, object["metadata"]["uid"].as_str().unwrap_or_default().to_owned());
         } else {
             self.claimed.remove(&ip);
             self.releasing.remove(&ip);
@@ -122,18 +129,18 @@ impl State {
 }
 
 impl Allocator {
-    /// Follows Services and IPAddresses through `changes`. The receiver yields addresses whose
-    /// objects are to be deleted; see [`release`].
-    pub fn new(nets: &[IpNet], ports: Ports, changes: &dyn Changes) -> (Self, mpsc::UnboundedReceiver<IpAddr>) {
+    /// Follows Services and IPAddresses through `changes`. The receiver yields numbers whose
+    /// claims are to be deleted; see [`release`].
+    pub fn new(nets: &[IpNet], ports: Ports, changes: &dyn Changes) -> (Self, mpsc::UnboundedReceiver<Released>) {
         let state = Arc::new(Mutex::new(State::default()));
         let (released, receiver) = mpsc::unbounded_channel();
         let services = state.clone();
         changes.subscribe(
             &resources::SERVICE,
             Box::new(move |key, service| {
-                for ip in services.lock().service_changed(key, service) {
-                    // Without a receiver the server is shutting down; repair finds the object later.
-                    let _ = released.send(ip);
+                for number in services.lock().service_changed(key, service) {
+                    // Without a receiver the server is shutting down; repair finds the claim later.
+                    let _ = released.send(number);
                 }
             }),
         );
@@ -153,44 +160,43 @@ impl Allocator {
         new: &mut Value,
         old: Option<&Value>,
         dry_run: bool,
-        objects: &dyn AddressObjects,
+        objects: &dyn Claims,
     ) -> Result<Claim, ApiError> {
         if !(resource.group.is_empty() && resource.kind == "Service") {
             return Ok(Claim::none());
         }
-        let mut elsewhere = HashSet::new();
-        while elsewhere.len() < ATTEMPTS_MAX {
+        let mut elsewhere = Elsewhere::default();
+        for _ in 0..ATTEMPTS_MAX {
             let mut attempt = new.clone();
             let mut claim = self.claim_here(&mut attempt, old, &elsewhere)?;
             let taken = match dry_run {
                 true => None,
-                false => self.claim_everywhere(&mut claim, &attempt, objects).await?,
+                false => self.claim_everywhere(&mut claim, &attempt, old, objects).await?,
             };
             let Some(taken) = taken else {
                 *new = attempt;
                 return Ok(claim);
             };
             claim.give_back(objects).await;
-            if service::held(new).addresses.contains(&taken) {
-                return Err(taken_elsewhere(new, taken));
-            }
-            elsewhere.insert(taken);
+            match taken {
+                Taken::Address(ip) if service::held(new).addresses.contains(&ip) => {
+                    return Err(taken_elsewhere(new, ip));
+                }
+                Taken::Address(ip) => elsewhere.addresses.insert(ip),
+                Taken::Port(port) => elsewhere.ports.insert(port),
+            };
         }
         Err(ApiError::internal(format!(
-            "failed to allocate a serviceIP: other apiservers were quicker {ATTEMPTS_MAX} times"
+            "failed to allocate the Service's numbers: other apiservers were quicker {ATTEMPTS_MAX} times"
         )))
     }
 
-    /// Under the lock of this process. Addresses in `elsewhere` are not picked.
-    fn claim_here(
-        &self,
-        service: &mut Value,
-        old: Option<&Value>,
-        elsewhere: &HashSet<IpAddr>,
-    ) -> Result<Claim, ApiError> {
+    /// Under the lock of this process. What is in `elsewhere` is not picked.
+    fn claim_here(&self, service: &mut Value, old: Option<&Value>, elsewhere: &Elsewhere) -> Result<Claim, ApiError> {
         let offered: Vec<&str> = self.ranges.iter().map(|(family, _)| *family).collect();
-        let mut claim =
-            Claim { state: Some(self.state.clone()), addresses: Vec::new(), ports: Vec::new(), created: Vec::new() };
+        let uid = service["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
+        let mut claim = Claim::none();
+        (claim.state, claim.uid) = (Some(self.state.clone()), uid);
         let mut state = self.state.lock();
         let mut source = Locked { allocator: self, state: &mut state, claim: &mut claim, elsewhere };
         let filled = service::fill(service, old, &offered, &mut source);
@@ -198,23 +204,32 @@ impl Allocator {
         filled.map(|()| claim)
     }
 
-    /// By creating the IPAddress objects. Returns an address that another apiserver has.
+    /// By creating the claims. Returns a number that another apiserver has.
     async fn claim_everywhere(
         &self,
         claim: &mut Claim,
         service: &Value,
-        objects: &dyn AddressObjects,
-    ) -> Result<Option<IpAddr>, ApiError> {
+        old: Option<&Value>,
+        objects: &dyn Claims,
+    ) -> Result<Option<Taken>, ApiError> {
+        let after = old.and_then(|old| old["metadata"]["resourceVersion"].as_str()?.parse().ok()).unwrap_or(0);
+        for port in claim.ports.clone() {
+            let port_claim = PortClaim { uid: claim.uid.clone(), after, at_s: Timestamp::now().as_second() };
+            if !objects.claim_port(port, port_claim).await? {
+                return Ok(Some(Taken::Port(port)));
+            }
+            claim.claimed_ports.push(port);
+        }
         for ip in claim.addresses.clone() {
-            let is_leftover = self.state.lock().releasing.contains(&ip);
-            let _turn = if is_leftover { Some(self.handing_over.lock().await) } else { None };
-            if is_leftover {
-                objects.delete(ip.to_string()).await?;
+            let leftover = self.state.lock().releasing.get(&ip).cloned();
+            let _turn = if leftover.is_some() { Some(self.handing_over.lock().await) } else { None };
+            if let Some(uid) = leftover {
+                objects.delete(ip.to_string(), uid).await?;
                 self.state.lock().releasing.remove(&ip);
             }
             match objects.create(address_object(ip, &service["metadata"])).await {
-                Ok(()) => claim.created.push(ip),
-                Err(refusal) if refusal.is_already_exists() => return Ok(Some(ip)),
+                Ok(uid) => claim.created.push((ip, uid)),
+                Err(refusal) if refusal.is_already_exists() => return Ok(Some(Taken::Address(ip))),
                 Err(refusal) => return Err(refusal),
             }
         }
@@ -225,22 +240,29 @@ impl Allocator {
     fn is_still_released(&self, ip: IpAddr) -> bool {
         let state = self.state.lock();
         let is_taken = state.address_owner.contains_key(&ip) || state.pending_addresses.contains(&ip);
-        state.releasing.contains(&ip) && !is_taken
+        state.releasing.contains_key(&ip) && !is_taken
     }
 }
 
-/// Deletes the IPAddress objects of addresses that no Service holds any more.
-pub async fn release(server: Arc<Server>, mut released: mpsc::UnboundedReceiver<IpAddr>) {
-    while let Some(ip) = released.recv().await {
-        let _turn = server.allocator.handing_over.lock().await;
-        if !server.allocator.is_still_released(ip) {
-            continue;
-        }
-        match AddressObjects::delete(&server, ip.to_string()).await {
-            Ok(()) => {
-                server.allocator.state.lock().releasing.remove(&ip);
+/// Deletes the claims of numbers that no Service holds any more. Every apiserver does.
+pub async fn release(server: Arc<Server>, mut released: mpsc::UnboundedReceiver<Released>) {
+    while let Some(number) = released.recv().await {
+        let result = match number.clone() {
+            Released::Port { port, uid, before } => server.free_port(port, uid, before).await,
+            Released::Address(ip, uid) => {
+                let _turn = server.allocator.handing_over.lock().await;
+                if !server.allocator.is_still_released(ip) {
+                    continue;
+                }
+                let deleted = server.delete(ip.to_string(), uid).await;
+                if deleted.is_ok() {
+                    server.allocator.state.lock().releasing.remove(&ip);
+                }
+                deleted
             }
-            Err(why) => tracing::warn!(%ip, %why, "address not released; repair will try again"),
+        };
+        if let Err(why) = result {
+            tracing::warn!(?number, %why, "not released; repair will try again");
         }
     }
 }
@@ -279,19 +301,34 @@ pub struct Claim {
     state: Option<Arc<Mutex<State>>>,
     addresses: Vec<IpAddr>,
     ports: Vec<u16>,
-    /// The addresses whose IPAddress object this claim made.
-    created: Vec<IpAddr>,
+    /// The addresses whose IPAddress object this claim made, with its uid.
+    created: Vec<(IpAddr, String)>,
+    claimed_ports: Vec<u16>,
+    /// The Service's.
+    uid: String,
 }
 
 impl Claim {
     fn none() -> Self {
         Self::default()
     }
-    /// The write was refused: others may have the addresses.
-    pub async fn give_back(self, objects: &dyn AddressObjects) {
-        for ip in &self.created {
-            if let Err(why) = objects.delete(ip.to_string()).await {
+    /// The write failed. If it may have happened all the same, the claims stay, and repair decides.
+    pub async fn refused(self, objects: &dyn Claims, error: &StoreError) {
+        if !matches!(error, StoreError::Unavailable(_)) {
+            self.give_back(objects).await;
+        }
+    }
+
+    /// The write was refused: others may have the numbers.
+    pub async fn give_back(self, objects: &dyn Claims) {
+        for (ip, uid) in &self.created {
+            if let Err(why) = objects.delete(ip.to_string(), uid.clone()).await {
                 tracing::warn!(%ip, %why, "address not given back; repair will try again");
+            }
+        }
+        for port in &self.claimed_ports {
+            if let Err(why) = objects.free_port(*port, self.uid.clone(), u64::MAX).await {
+                tracing::warn!(port, %why, "node port not given back; repair will try again");
             }
         }
     }
@@ -315,7 +352,7 @@ struct Locked<'a> {
     allocator: &'a Allocator,
     state: &'a mut State,
     claim: &'a mut Claim,
-    elsewhere: &'a HashSet<IpAddr>,
+    elsewhere: &'a Elsewhere,
 }
 
 impl Source for Locked<'_> {
@@ -327,7 +364,7 @@ impl Source for Locked<'_> {
                 return Err("the provided network does not match the current range".to_owned());
             }
             Some(ip) => {
-                let leftover = self.state.releasing.contains(&ip)
+                let leftover = self.state.releasing.contains_key(&ip)
                     && !self.state.address_owner.contains_key(&ip)
                     && !self.state.pending_addresses.contains(&ip);
                 if !leftover && !self.state.address_is_free(ip) {
@@ -336,7 +373,7 @@ impl Source for Locked<'_> {
                 ip
             }
             None => {
-                let is_free = |ip| self.state.address_is_free(ip) && !self.elsewhere.contains(&ip);
+                let is_free = |ip| self.state.address_is_free(ip) && !self.elsewhere.addresses.contains(&ip);
                 range.pick(rand::random(), is_free).ok_or("range is full")?
             }
         };
@@ -347,13 +384,14 @@ impl Source for Locked<'_> {
 
     fn port(&mut self, chosen: Option<u16>) -> Result<u16, String> {
         let range = self.allocator.ports;
+        let is_free = |port| self.state.port_is_free(port) && !self.elsewhere.ports.contains(&port);
         let port = match chosen {
             Some(port) if !range.contains(port) => {
                 return Err(format!("provided port is not in the valid range. The range of valid ports is {range}"));
             }
-            Some(port) if !self.state.port_is_free(port) => return Err("provided port is already allocated".to_owned()),
+            Some(port) if !is_free(port) => return Err("provided port is already allocated".to_owned()),
             Some(port) => port,
-            None => range.pick(rand::random(), |port| self.state.port_is_free(port)).ok_or("range is full")?,
+            None => range.pick(rand::random(), is_free).ok_or("range is full")?,
         };
         self.state.pending_ports.insert(port);
         self.claim.ports.push(port);
@@ -363,6 +401,8 @@ impl Source for Locked<'_> {
 
 #[cfg(test)]
 mod tests {
+    use futures::future::BoxFuture;
+
     use super::*;
     use crate::reader::OnChange;
 
@@ -380,23 +420,49 @@ mod tests {
         }
     }
 
-    /// The IPAddress objects in the store.
+    /// The claims in the store: by the number's text, the holder's uid.
     #[derive(Default)]
-    struct Objects(Mutex<HashSet<String>>);
-    impl AddressObjects for Objects {
-        fn create(&self, object: Value) -> BoxFuture<'_, Result<(), ApiError>> {
+    struct Objects(Mutex<HashMap<String, String>>);
+    impl Objects {
+        fn add(&self, name: String, uid: String) -> bool {
+            self.0.lock().insert(name.clone(), uid).is_none()
+        }
+        fn remove(&self, name: &str, uid: &str) {
+            let mut all = self.0.lock();
+            if all.get(name).is_some_and(|found| found == uid) {
+                all.remove(name);
+            }
+        }
+        fn addresses(&self) -> usize {
+            self.0.lock().keys().filter(|name| name.contains('.')).count()
+        }
+    }
+    impl Claims for Objects {
+        fn create(&self, object: Value) -> BoxFuture<'_, Result<String, ApiError>> {
             Box::pin(async move {
                 let name = object["metadata"]["name"].as_str().expect("named").to_owned();
-                if self.0.lock().insert(name.clone()) {
-                    Ok(())
-                } else {
-                    Err(ApiError::already_exists(&resources::IP_ADDRESS, &name))
+                if self.0.lock().contains_key(&name) {
+                    return Err(ApiError::already_exists(&resources::IP_ADDRESS, &name));
                 }
+                self.add(name, "u".to_owned());
+                Ok("u".to_owned())
             })
         }
-        fn delete(&self, name: String) -> BoxFuture<'_, Result<(), ApiError>> {
+        fn delete(&self, name: String, uid: String) -> BoxFuture<'_, Result<(), ApiError>> {
             Box::pin(async move {
-                self.0.lock().remove(&name);
+                self.remove(&name, &uid);
+                Ok(())
+            })
+        }
+        fn claim_port(&self, port: u16, claim: PortClaim) -> BoxFuture<'_, Result<bool, ApiError>> {
+            Box::pin(async move {
+                let is_taken = self.0.lock().contains_key(&port.to_string());
+                Ok(!is_taken && self.add(port.to_string(), claim.uid))
+            })
+        }
+        fn free_port(&self, port: u16, uid: String, _before: u64) -> BoxFuture<'_, Result<(), ApiError>> {
+            Box::pin(async move {
+                self.remove(&port.to_string(), &uid);
                 Ok(())
             })
         }
@@ -406,7 +472,7 @@ mod tests {
         fed: Fed,
         objects: Objects,
         allocator: Allocator,
-        released: mpsc::UnboundedReceiver<IpAddr>,
+        released: mpsc::UnboundedReceiver<Released>,
     }
     impl Bench {
         /// 14 addresses, two ports.
@@ -439,7 +505,7 @@ mod tests {
         }
         let (_, refused) = bench.claim(json!({"type": "ClusterIP"}), false).await;
         assert!(refused.err().expect("full").message().contains("range is full"));
-        assert_eq!(bench.objects.0.lock().len(), 14);
+        assert_eq!(bench.objects.addresses(), 14);
     }
 
     #[tokio::test]
@@ -458,7 +524,7 @@ mod tests {
     async fn another_apiserver_was_quicker() {
         let bench = Bench::new();
         for n in 1..14 {
-            bench.objects.0.lock().insert(format!("10.0.0.{n}"));
+            bench.objects.add(format!("10.0.0.{n}"), "u".to_owned());
         }
         // The cache lags behind: it does not know of the last five.
         for n in 1..9 {
@@ -471,7 +537,34 @@ mod tests {
             .claim(json!({"type": "ClusterIP", "clusterIP": "10.0.0.13", "clusterIPs": ["10.0.0.13"]}), false)
             .await;
         assert!(chosen.err().expect("taken").message().contains("provided IP is already allocated"));
-        assert_eq!(bench.objects.0.lock().len(), 14, "what others hold is left alone");
+        assert_eq!(bench.objects.addresses(), 14, "what others hold is left alone");
+    }
+
+    /// The node port that another apiserver has claimed is not given, be it chosen or picked.
+    #[tokio::test]
+    async fn another_apiserver_has_the_port() {
+        let bench = Bench::new();
+        bench.objects.add("30000".to_owned(), "theirs".to_owned());
+        let spec = |port: Value| json!({"type": "NodePort", "clusterIP": "10.0.0.5", "clusterIPs": ["10.0.0.5"], "ports": [port]});
+        let (_, chosen) = bench.claim(spec(json!({"port": 80, "nodePort": 30000})), false).await;
+        assert!(chosen.err().expect("taken").message().contains("provided port is already allocated"));
+        let (service, picked) = bench.claim(spec(json!({"port": 80})), false).await;
+        assert_eq!(service["spec"]["ports"][0]["nodePort"], 30001);
+        picked.expect("free").give_back(&bench.objects).await;
+        assert_eq!(bench.objects.0.lock().keys().collect::<Vec<_>>(), ["30000"], "what others hold is left alone");
+    }
+
+    /// A claim that the same Service makes after it gave the port up must outlive the release.
+    #[test]
+    fn a_release_knows_what_it_releases() {
+        let mut state = State::default();
+        let key = Key::new("ns", "s");
+        let service = |revision: &str, ports: Value| json!({"metadata": {"uid": "u1", "resourceVersion": revision}, "spec": {"type": "NodePort", "ports": ports}});
+        state.service_changed(&key, Some(&service("7", json!([{"port": 80, "nodePort": 30000}]))));
+        let released = state.service_changed(&key, Some(&service("9", json!([{"port": 80, "nodePort": 30001}]))));
+        assert_eq!(released, [Released::Port { port: 30000, uid: "u1".to_owned(), before: 9 }]);
+        let gone = state.service_changed(&key, None);
+        assert_eq!(gone, [Released::Port { port: 30001, uid: "u1".to_owned(), before: u64::MAX }]);
     }
 
     #[tokio::test]
@@ -490,13 +583,16 @@ mod tests {
         let mut bench = Bench::new();
         let spec = json!({"type": "NodePort", "clusterIP": "10.0.0.5", "clusterIPs": ["10.0.0.5"], "ports": [{"port": 80, "nodePort": 30000}]});
         bench.create("a", spec.clone()).await;
-        bench.fed.change("IPAddress", &Key::cluster("10.0.0.5"), Some(&json!({})));
+        bench.fed.change("IPAddress", &Key::cluster("10.0.0.5"), Some(&json!({"metadata": {"uid": "u"}})));
         bench.fed.change("Service", &Key::new("ns", "a"), None);
+        bench.objects.remove("30000", "");
         // Taken again before the object of the old claim is gone.
         bench.create("b", spec).await;
-        let ip = bench.released.recv().await.expect("released");
+        let released = bench.released.recv().await.expect("released");
+        let Released::Address(ip, uid) = released else { panic!("{released:?}") };
         assert!(!bench.allocator.is_still_released(ip), "b has it");
-        assert!(bench.objects.0.lock().contains("10.0.0.5"));
+        assert_eq!(uid, "u", "the object that is known to stand for a");
+        assert!(bench.objects.0.lock().contains_key("10.0.0.5"));
     }
 
     #[tokio::test]

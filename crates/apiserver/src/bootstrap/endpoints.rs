@@ -28,6 +28,8 @@ const PREFIX: &str = "masterleases/";
 /// Upstream's interval and lease.
 const INTERVAL: Duration = Duration::from_secs(10);
 const LEASE_S: i64 = 15;
+/// Between looks at the others' leases: one that has run out is noticed within this.
+const LOOK: Duration = Duration::from_secs(2);
 /// A server that stops does not wait for a store that does not answer.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(2);
 /// Servers that disagree must not answer each other at the speed of the network.
@@ -58,6 +60,9 @@ pub async fn keep(server: &Arc<Server>, own: SocketAddr) {
     }
     let mut turns = interval(INTERVAL);
     turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut known = Vec::new();
     loop {
         tokio::select! {
             _ = turns.tick() => {
@@ -66,6 +71,10 @@ pub async fn keep(server: &Arc<Server>, own: SocketAddr) {
                 }
             }
             () = changed.notified() => sleep(PAUSE).await,
+            _ = looks.tick() => match live(&*server.store).await {
+                Ok(live) if live != known => known = live,
+                Ok(_) | Err(_) => continue,
+            }
         }
         reconcile(server, own).await;
     }

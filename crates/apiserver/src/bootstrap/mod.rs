@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     allocate::{
-        AddressObjects,
+        claims::{self, Claims},
         repair::{self, Repair},
     },
     flags::Flags,
@@ -52,7 +52,7 @@ pub async fn run(server: Arc<Server>, shutdown: CancellationToken) {
         endpoints::start(&server, own).await;
         server.health.is_bootstrapped.store(true, Ordering::Release);
         tracing::info!("bootstrapped");
-        repair_addresses(&server).await;
+        repair_claims(&server).await;
         tokio::join!(keep(&server, &settings), endpoints::keep(&server, own));
     };
     tokio::select! {
@@ -196,18 +196,26 @@ async fn ensure_condition(server: &Arc<Server>, wanted: &Wanted) -> Result<(), A
     ask.update(&change, &WriteOptions::default()).await.map(|_| ())
 }
 
-/// After a crash between the writes of a Service and of its IPAddress.
-async fn repair_addresses(server: &Arc<Server>) {
+/// After a crash between the writes of a Service and of its claims.
+async fn repair_claims(server: &Arc<Server>) {
     let services = server.cache.list(&resources::SERVICE, "");
     let addresses = server.cache.list(&resources::IP_ADDRESS, "");
     let (services, addresses) = (services.iter().map(|object| &**object), addresses.iter().map(|object| &**object));
-    for step in repair::plan(services, addresses, Timestamp::now()) {
+    let mut steps = repair::plan(services.clone(), addresses, Timestamp::now());
+    match claims::ports(server).await {
+        Ok(claims) => steps.extend(repair::ports(services, &claims, Timestamp::now())),
+        Err(why) => tracing::warn!(%why, "the claims of node ports were not repaired"),
+    }
+    for step in steps {
         let done = match step {
-            Repair::Create(object) => AddressObjects::create(server, object).await,
-            Repair::Delete { name } => AddressObjects::delete(server, name).await,
+            Repair::Create(object) => server.create(object).await.map(|_| ()),
+            Repair::Delete { name, uid } => server.delete(name, uid).await,
+            // Taken by another apiserver's repair, if not by this one's.
+            Repair::Claim(port, claim) => server.claim_port(port, claim).await.map(|_| ()),
+            Repair::Free { port, uid } => server.free_port(port, uid, u64::MAX).await,
         };
         if let Err(why) = done.or_else(|why| if why.is_already_exists() { Ok(()) } else { Err(why) }) {
-            tracing::warn!(%why, "an IPAddress was not repaired");
+            tracing::warn!(%why, "a claim was not repaired");
         }
     }
 }

@@ -17,7 +17,7 @@ use etcd_client::{
 };
 use tokio::sync::{Mutex, mpsc};
 
-use super::{Batch, Change, Page, Past, Range, Record, Store, StoreError};
+use super::{Batch, Change, Guard, Page, Past, Range, Record, Store, StoreError};
 
 /// How to reach etcd.
 #[derive(Clone, Debug)]
@@ -200,12 +200,23 @@ impl Etcd {
         Ok(granted.id())
     }
 
+    fn guard_key(&self, name: &str) -> String {
+        self.full_key(&format!("guards/{name}"))
+    }
+
     /// One compare-and-swap. Returns the revision of the change.
-    async fn swap(&self, key: &str, expected: u64, then: TxnOp) -> Result<u64, StoreError> {
+    async fn swap(&self, key: &str, expected: u64, then: TxnOp, guard: Option<Guard<'_>>) -> Result<u64, StoreError> {
         let full = self.full_key(key);
+        let mut conditions = vec![Compare::mod_revision(full.clone(), CompareOp::Equal, signed(expected))];
+        let mut then = vec![then];
+        if let Some(guard) = guard {
+            let key = self.guard_key(guard.name);
+            conditions.push(Compare::mod_revision(key.clone(), CompareOp::Equal, signed(guard.revision)));
+            then.push(TxnOp::put(key, "", None));
+        }
         let txn = Txn::new()
-            .when([Compare::mod_revision(full.clone(), CompareOp::Equal, signed(expected))])
-            .and_then([then])
+            .when(conditions)
+            .and_then(then)
             .or_else([TxnOp::get(full, Some(GetOptions::new().with_keys_only()))]);
         let asked = self.once(|member| {
             let mut kv = member.kv.clone();
@@ -221,7 +232,10 @@ impl Etcd {
             Some(TxnOpResponse::Get(mut get)) => get.take_kvs().pop().map_or(0, |kv| unsigned(kv.mod_revision())),
             _ => 0,
         };
-        Err(StoreError::Conflict { key: key.to_owned(), expected, found })
+        match guard {
+            Some(guard) if found == expected => Err(StoreError::Outrun { guard: guard.name.to_owned() }),
+            _ => Err(StoreError::Conflict { key: key.to_owned(), expected, found }),
+        }
     }
 
     /// `None`: not a key of ours.
@@ -233,10 +247,17 @@ impl Etcd {
     }
 
     /// Tries a swap until its outcome is known. `value`: what it writes; none if it deletes.
-    async fn write(&self, key: &str, expected: u64, then: TxnOp, value: Option<&Bytes>) -> Result<u64, StoreError> {
+    async fn write(
+        &self,
+        key: &str,
+        expected: u64,
+        then: TxnOp,
+        value: Option<&Bytes>,
+        guard: Option<Guard<'_>>,
+    ) -> Result<u64, StoreError> {
         let before = self.seen.load(Ordering::Acquire);
         let mut pause = RETRY_MIN;
-        let first = self.swap(key, expected, then.clone()).await;
+        let first = self.swap(key, expected, then.clone(), guard).await;
         let Err(StoreError::Unavailable(mut why)) = first else { return first };
         for _ in 1..WRITE_TRIES {
             tokio::time::sleep(pause).await;
@@ -250,10 +271,10 @@ impl Etcd {
                     continue;
                 }
             }
-            match self.swap(key, expected, then.clone()).await {
+            match self.swap(key, expected, then.clone(), guard).await {
                 Err(StoreError::Unavailable(again)) => why = again,
                 // By an earlier try that arrived late, perhaps.
-                Err(conflict @ StoreError::Conflict { .. }) => {
+                Err(conflict @ (StoreError::Conflict { .. } | StoreError::Outrun { .. })) => {
                     let happened = self.happened(key, expected, value, before).await;
                     return happened.map_err(|error| StoreError::Unavailable(error.to_string()))?.ok_or(conflict);
                 }
@@ -261,6 +282,29 @@ impl Etcd {
             }
         }
         Err(StoreError::Unavailable(why))
+    }
+
+    async fn put_leased(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: u64,
+        ttl_s: Option<i64>,
+        guard: Option<Guard<'_>>,
+    ) -> Result<u64, StoreError> {
+        let full_key = self.full_key(key);
+        let put = |options| TxnOp::put(full_key.clone(), value.to_vec(), options);
+        let Some(ttl_s) = ttl_s else { return self.write(key, expected, put(None), Some(&value), guard).await };
+        let lease = self.lease(ttl_s).await?;
+        match self.write(key, expected, put(Some(PutOptions::new().with_lease(lease))), Some(&value), guard).await {
+            // etcd was restored from a backup that does not know it.
+            Err(StoreError::Failed(why)) if why.contains("requested lease not found") => {
+                self.lease.lock().await.take_if(|shared| shared.id == lease);
+                let options = PutOptions::new().with_lease(self.lease(ttl_s).await?);
+                self.write(key, expected, put(Some(options)), Some(&value), guard).await
+            }
+            result => result,
+        }
     }
 
     /// The revision at which the key went from `expected` to `value`, if it did after revision `before`. Two writers
@@ -322,23 +366,31 @@ impl Store for Etcd {
     }
 
     async fn put(&self, key: &str, value: Bytes, expected: u64, ttl_s: Option<i64>) -> Result<u64, StoreError> {
-        let full_key = self.full_key(key);
-        let put = |options| TxnOp::put(full_key.clone(), value.to_vec(), options);
-        let Some(ttl_s) = ttl_s else { return self.write(key, expected, put(None), Some(&value)).await };
-        let lease = self.lease(ttl_s).await?;
-        match self.write(key, expected, put(Some(PutOptions::new().with_lease(lease))), Some(&value)).await {
-            // etcd was restored from a backup that does not know it.
-            Err(StoreError::Failed(why)) if why.contains("requested lease not found") => {
-                self.lease.lock().await.take_if(|shared| shared.id == lease);
-                let options = PutOptions::new().with_lease(self.lease(ttl_s).await?);
-                self.write(key, expected, put(Some(options)), Some(&value)).await
-            }
-            result => result,
-        }
+        self.put_leased(key, value, expected, ttl_s, None).await
+    }
+
+    async fn guard(&self, name: &str) -> Result<u64, StoreError> {
+        let key = self.guard_key(name);
+        let ask = |mut kv: KvClient| {
+            let key = key.clone();
+            async move { kv.get(key, None).await }
+        };
+        Ok(self.read(ask).await?.take_kvs().pop().map_or(0, |kv| unsigned(kv.mod_revision())))
+    }
+
+    async fn put_guarded(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: u64,
+        ttl_s: Option<i64>,
+        guard: Guard<'_>,
+    ) -> Result<u64, StoreError> {
+        self.put_leased(key, value, expected, ttl_s, Some(guard)).await
     }
 
     async fn delete(&self, key: &str, expected: u64) -> Result<u64, StoreError> {
-        self.write(key, expected, TxnOp::delete(self.full_key(key), None), None).await
+        self.write(key, expected, TxnOp::delete(self.full_key(key), None), None, None).await
     }
 
     async fn revision(&self) -> Result<u64, StoreError> {

@@ -77,6 +77,9 @@ pub enum StoreError {
     Compacted { oldest: u64 },
     #[error("revision is in the future")]
     FutureRevision,
+    /// Another guarded write was first; the caller looks again at what it decided from.
+    #[error("another write under the guard {guard} was first")]
+    Outrun { guard: String },
     #[error("{0}")]
     TooLarge(String),
     /// The write may or may not have happened, and reading back did not tell.
@@ -84,6 +87,14 @@ pub enum StoreError {
     Unavailable(String),
     #[error("the store failed: {0}")]
     Failed(String),
+}
+
+/// Writes under one guard happen one after the other, whichever apiserver asks for them: each names the last one
+/// that it took into account, and happens only if there is no later one.
+#[derive(Clone, Copy, Debug)]
+pub struct Guard<'a> {
+    pub name: &'a str,
+    pub revision: u64,
 }
 
 /// Where objects live. Every write is a compare-and-swap; an unknown outcome is resolved by reading before it is
@@ -95,6 +106,17 @@ pub trait Store: Send + Sync {
     async fn range(&self, range: Range<'_>) -> Result<Page, StoreError>;
     /// Writes `value` if the key is at `expected` (0: does not exist). `ttl_s`: vanishes by itself about then.
     async fn put(&self, key: &str, value: Bytes, expected: u64, ttl_s: Option<i64>) -> Result<u64, StoreError>;
+    /// The revision of the last write under a guard; 0 if there was none.
+    async fn guard(&self, name: &str) -> Result<u64, StoreError>;
+    /// As [`put`](Self::put), under a guard.
+    async fn put_guarded(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: u64,
+        ttl_s: Option<i64>,
+        guard: Guard<'_>,
+    ) -> Result<u64, StoreError>;
     /// Deletes the key if it is at `expected`. Returns the revision of the deletion.
     async fn delete(&self, key: &str, expected: u64) -> Result<u64, StoreError>;
     /// The current revision, with consensus: nothing acknowledged before this call is newer.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tracing::Instrument;
 
-use super::{Batch, Page, Past, Range, Record, Store, StoreError};
+use super::{Batch, Guard, Page, Past, Range, Record, Store, StoreError};
 use crate::{kinds::Kinds, metrics::Metrics};
 
 pub struct Timed {
@@ -52,6 +52,20 @@ impl Store for Timed {
     async fn put(&self, key: &str, value: Bytes, expected: u64, ttl_s: Option<i64>) -> Result<u64, StoreError> {
         let operation = if expected == 0 { "create" } else { "update" };
         self.timed(operation, key, self.store.put(key, value, expected, ttl_s)).await
+    }
+    async fn guard(&self, name: &str) -> Result<u64, StoreError> {
+        self.timed("guard", "", self.store.guard(name)).await
+    }
+    async fn put_guarded(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: u64,
+        ttl_s: Option<i64>,
+        guard: Guard<'_>,
+    ) -> Result<u64, StoreError> {
+        let operation = if expected == 0 { "create" } else { "update" };
+        self.timed(operation, key, self.store.put_guarded(key, value, expected, ttl_s, guard)).await
     }
     async fn delete(&self, key: &str, expected: u64) -> Result<u64, StoreError> {
         self.timed("delete", key, self.store.delete(key, expected)).await

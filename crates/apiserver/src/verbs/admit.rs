@@ -4,18 +4,40 @@
 use std::time::Duration;
 
 use api_types::{ApiError, Key, names};
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::{sync::OwnedMutexGuard, time};
 
-use super::Ask;
+use super::{
+    Ask,
+    read::{cache_refusal, store_refusal},
+};
 pub use crate::admission::Operation;
 use crate::{
     admission::{self, Attributes},
     audit,
+    store::{Guard, StoreError},
 };
 
 /// How long a pod waits for its new namespace's account, which a controller makes.
 const ACCOUNT_WAIT: Duration = Duration::from_secs(1);
+
+/// How often a write is counted again because another apiserver let one in.
+pub(super) const COUNTS_MAX: u32 = 50;
+
+/// A write's turn to be counted against its namespace's quotas.
+pub(super) struct Turn {
+    /// Among the writes of this apiserver.
+    _lock: OwnedMutexGuard<()>,
+    /// Among those of all.
+    guard: String,
+    revision: u64,
+}
+
+/// After [`COUNTS_MAX`].
+pub(super) fn outrun(key: &Key) -> ApiError {
+    ApiError::internal(format!("{key}: other apiservers' writes were counted first {COUNTS_MAX} times"))
+}
 
 impl Ask {
     #[tracing::instrument(level = "debug", name = "admission", skip_all, fields(stage = "mutate"))]
@@ -69,11 +91,30 @@ impl Ask {
     }
 
     /// What a write must hold while it is counted against quotas, from before it is validated until it is stored
-    /// and visible: nothing, where there is no quota.
-    pub(super) async fn quota_turn(&self, operation: Operation, key: &Key) -> Option<OwnedMutexGuard<()>> {
+    /// and visible: nothing, where there is no quota. What other apiservers have let in before is counted, what
+    /// they let in meanwhile makes [`store`](Self::store) fail.
+    pub(super) async fn quota_turn(&self, operation: Operation, key: &Key) -> Result<Option<Turn>, ApiError> {
         let attributes = self.attributes(operation, key, None, "");
-        let namespace = admission::charged_namespace(&attributes, &*self.server.cache)?;
-        Some(self.server.quotas.lock(namespace).await)
+        let Some(namespace) = admission::charged_namespace(&attributes, &*self.server.cache) else { return Ok(None) };
+        let lock = self.server.quotas.lock(namespace).await;
+        let guard = format!("quota/{namespace}");
+        let revision = self.server.store.guard(&guard).await.map_err(|error| store_refusal(&error))?;
+        self.server.cache.wait_for(revision).await.map_err(cache_refusal)?;
+        Ok(Some(Turn { _lock: lock, guard, revision }))
+    }
+
+    /// Writes what was counted, if nothing was counted since.
+    pub(super) async fn store(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: u64,
+        turn: Option<&Turn>,
+    ) -> Result<u64, StoreError> {
+        let (store, ttl_s) = (&self.server.store, self.kind.storage.ttl_s);
+        let Some(turn) = turn else { return store.put(key, value, expected, ttl_s).await };
+        let guard = Guard { name: &turn.guard, revision: turn.revision };
+        store.put_guarded(key, value, expected, ttl_s, guard).await
     }
 
     fn attributes<'a>(

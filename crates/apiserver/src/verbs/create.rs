@@ -12,7 +12,12 @@ use http::{Response, StatusCode};
 use merge::apply::Owners;
 use serde_json::Value;
 
-use super::{Ask, admit::Operation, meta, read::store_refusal};
+use super::{
+    Ask,
+    admit::{COUNTS_MAX, Operation, Turn, outrun},
+    meta,
+    read::store_refusal,
+};
 use crate::{
     audit, authz,
     codec::{
@@ -139,28 +144,53 @@ impl Ask {
             return Err(ApiError::invalid(&resource.group, &resource.kind, &key.name, &errors));
         }
         warnings.extend((self.rules.warnings)(&object, None));
-        let _turn = self.quota_turn(Operation::Create, &key).await;
-        warnings.extend(self.validate(Operation::Create, &key, Some(&object), None, options.dry_run).await?);
+        let (mut managed_fields, is_apply) = (managed_fields, matches!(owned, Owned::Known(_)));
+        for _ in 0..COUNTS_MAX {
+            let turn = self.quota_turn(Operation::Create, &key).await?;
+            // They are needed again only if another apiserver's write is counted first.
+            let (object, fields) = match turn.is_some() {
+                true => (object.clone(), managed_fields.clone()),
+                false => (object.take(), managed_fields.take()),
+            };
+            if let Some(mut written) = self.store_new(&key, object, fields, is_apply, turn.as_ref(), options).await? {
+                written.warnings.splice(..0, warnings);
+                return Ok(written);
+            }
+        }
+        Err(outrun(&key))
+    }
+
+    /// Validating admission, and the write. `None`: another apiserver's write was counted against the quotas first.
+    async fn store_new(
+        &self,
+        key: &Key,
+        mut object: Value,
+        managed_fields: Value,
+        is_apply: bool,
+        turn: Option<&Turn>,
+        options: &WriteOptions,
+    ) -> Result<Option<Written>, ApiError> {
+        let warnings = self.validate(Operation::Create, key, Some(&object), None, options.dry_run).await?;
         let claim =
             self.server.allocator.claim(&self.kind.resource, &mut object, None, options.dry_run, &self.server).await?;
         meta::set_managed_fields(&mut object, managed_fields);
         let bytes = self.encode(object);
         if options.dry_run {
-            if self.server.cache.shelf(&self.kind.storage).snapshot().get(&key).is_some() {
+            if self.server.cache.shelf(&self.kind.storage).snapshot().get(key).is_some() {
                 return Err(ApiError::already_exists(&self.kind.resource, &key.name));
             }
-            return Ok(Written { item: self.item(&key, 0, bytes), is_created: true, warnings });
+            return Ok(Some(Written { item: self.item(key, 0, bytes), is_created: true, warnings }));
         }
-        let is_apply = matches!(owned, Owned::Known(_));
-        let (stored, bytes) = self.put_bytes(&key, bytes, 0, is_apply).await;
+        let (stored, bytes) = self.put_bytes(key, bytes, 0, is_apply, turn).await;
         match stored {
             Ok(revision) => {
                 self.seen(revision).await;
-                Ok(Written { item: self.item(&key, revision, bytes), is_created: true, warnings })
+                Ok(Some(Written { item: self.item(key, revision, bytes), is_created: true, warnings }))
             }
             Err(error) => {
-                claim.give_back(&self.server).await;
+                claim.refused(&self.server, &error).await;
                 match error {
+                    StoreError::Outrun { .. } => Ok(None),
                     StoreError::Conflict { .. } => Err(ApiError::already_exists(&self.kind.resource, &key.name)),
                     error => Err(store_refusal(&error)),
                 }
@@ -176,9 +206,10 @@ impl Ask {
         bytes: Bytes,
         expected: u64,
         is_apply: bool,
+        turn: Option<&Turn>,
     ) -> (Result<u64, StoreError>, Bytes) {
-        let (stored_key, ttl_s) = (self.stored_key(key), self.kind.storage.ttl_s);
-        let stored = self.server.store.put(&stored_key, bytes.clone(), expected, ttl_s).await;
+        let stored_key = self.stored_key(key);
+        let stored = self.store(&stored_key, bytes.clone(), expected, turn).await;
         if is_apply || !matches!(stored, Err(StoreError::TooLarge(_))) {
             return (stored, bytes);
         }
@@ -187,7 +218,7 @@ impl Ask {
             return (stored, bytes);
         }
         let bytes = encode::stored(&object).0;
-        (self.server.store.put(&stored_key, bytes.clone(), expected, ttl_s).await, bytes)
+        (self.store(&stored_key, bytes.clone(), expected, turn).await, bytes)
     }
 
     pub(super) fn stored_key(&self, key: &Key) -> String {

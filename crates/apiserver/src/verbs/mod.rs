@@ -41,6 +41,7 @@ mod watch;
 pub use create::Written;
 pub use delete::Deleted;
 use hook::{Call, Hook};
+pub(crate) use read::store_refusal;
 pub use update::{Change, Changed};
 
 /// A request for objects of one kind, on its way through a verb.

@@ -107,7 +107,10 @@ pub fn store_refusal(error: &StoreError) -> ApiError {
             tracing::warn!(%error, "the store is unavailable");
             ApiError::unavailable(error.to_string()).with_retry_after(1)
         }
-        StoreError::Conflict { .. } | StoreError::FutureRevision | StoreError::Failed(_) => {
+        StoreError::Conflict { .. }
+        | StoreError::Outrun { .. }
+        | StoreError::FutureRevision
+        | StoreError::Failed(_) => {
             tracing::warn!(%error, "the store refused");
             ApiError::internal(error)
         }

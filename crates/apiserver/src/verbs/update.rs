@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{
     Ask,
-    admit::Operation,
+    admit::{COUNTS_MAX, Operation, outrun},
     create::Written,
     hook::{Hook, UpdateRules},
     meta,
@@ -79,7 +79,7 @@ impl Ask {
     /// Writes what `change` makes of the object, in a loop until nobody was in between.
     pub async fn update(&self, change: Change<'_>, options: &WriteOptions) -> Result<Written, ApiError> {
         let mut is_fresh = false;
-        let mut tries = TRIES;
+        let (mut tries, mut counts) = (TRIES, 0);
         loop {
             // The cache's object is nearly always the latest, so it is tried first; what is refused on its
             // account is refused only after a look at the latest.
@@ -99,6 +99,8 @@ impl Ask {
                     self.catch_up().await?;
                     is_fresh = true;
                 }
+                Ok(Attempt::Outrun) if counts < COUNTS_MAX => counts += 1,
+                Ok(Attempt::Outrun) => return Err(outrun(&self.key)),
                 Ok(Attempt::Lost) => return Err(ApiError::modified(&self.kind.resource, &self.key.name)),
                 Err(_) if !is_fresh => {
                     self.catch_up().await?;
@@ -137,7 +139,7 @@ impl Ask {
         (self.update_rules().prepare)(&mut new, &old);
         self.check_change(&new, &old, &managed_fields).await?;
         warnings.extend((self.rules.warnings)(&new, Some(&old)));
-        let _turn = self.quota_turn(Operation::Update, &self.key).await;
+        let turn = self.quota_turn(Operation::Update, &self.key).await?;
         warnings.extend(self.validate(Operation::Update, &self.key, Some(&new), Some(&old), options.dry_run).await?);
         let is_last = meta::is_terminating(&old)
             && meta::finalizers(&new).is_empty()
@@ -156,7 +158,7 @@ impl Ask {
             let item = existing.clone();
             return Ok(Attempt::Written(Written { item, is_created: false, warnings }));
         } else {
-            self.put_bytes(&self.key, bytes, existing.revision, is_apply).await
+            self.put_bytes(&self.key, bytes, existing.revision, is_apply, turn.as_ref()).await
         };
         match stored {
             Ok(revision) => {
@@ -165,9 +167,10 @@ impl Ask {
                 Ok(Attempt::Written(Written { item, is_created: false, warnings }))
             }
             Err(error) => {
-                claim.give_back(&self.server).await;
+                claim.refused(&self.server, &error).await;
                 match error {
                     StoreError::Conflict { .. } => Ok(Attempt::Lost),
+                    StoreError::Outrun { .. } => Ok(Attempt::Outrun),
                     error => Err(store_refusal(&error)),
                 }
             }
@@ -232,4 +235,6 @@ enum Attempt {
     Written(Written),
     /// Somebody else wrote since the object was read.
     Lost,
+    /// Another apiserver's write was counted against the quotas first.
+    Outrun,
 }

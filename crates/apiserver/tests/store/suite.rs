@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use apiserver::store::{Change, Range, Store, StoreError};
+use apiserver::store::{Change, Guard, Range, Store, StoreError};
 use bytes::Bytes;
 use tokio::time::timeout;
 
@@ -37,6 +37,7 @@ macro_rules! over_both {
 over_both!(
     writes_are_compared_and_swapped,
     racing_writers_lose_no_update,
+    guarded_writes_happen_one_after_the_other,
     ranges_are_pages_of_one_revision,
     a_reader_under_compaction_reads_one_state_or_is_told,
     history_has_the_states_before,
@@ -91,6 +92,23 @@ async fn racing_writers_lose_no_update(fixture: impl Fixture) {
     assert_eq!(won.len() as u64, WRITERS * TURNS, "no revision twice");
     let last = store.get("counters/n/c").await.unwrap().unwrap();
     assert_eq!(last.value, value(&(WRITERS * TURNS).to_string()), "no update lost");
+}
+
+async fn guarded_writes_happen_one_after_the_other(fixture: impl Fixture) {
+    let store = &*fixture.store().await;
+    let guard = |revision| Guard { name: "quota/n", revision };
+    assert_eq!(store.guard("quota/n").await.unwrap(), 0);
+    let first = store.put_guarded("pods/n/a", value("1"), 0, None, guard(0)).await.unwrap();
+    assert_eq!(store.guard("quota/n").await.unwrap(), first);
+    let outrun = store.put_guarded("pods/n/b", value("1"), 0, None, guard(0)).await;
+    assert!(matches!(outrun, Err(StoreError::Outrun { .. })), "{outrun:?}");
+    assert!(store.get("pods/n/b").await.unwrap().is_none());
+    let taken = store.put_guarded("pods/n/a", value("1"), 0, None, guard(first)).await;
+    assert!(matches!(taken, Err(StoreError::Conflict { .. })), "{taken:?}");
+    let second = store.put_guarded("pods/n/b", value("1"), 0, None, guard(first)).await.unwrap();
+    assert_eq!((second, store.guard("quota/n").await.unwrap()), (first + 1, second), "one revision for both");
+    put(store, "pods/n/c", "1", 0).await;
+    assert_eq!(store.guard("quota/n").await.unwrap(), second, "others do not touch it");
 }
 
 async fn ranges_are_pages_of_one_revision(fixture: impl Fixture) {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use redb::{Builder, Database, DatabaseError, ReadTransaction, ReadableDatabase, backends::FileBackend};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::{Batch, Page, Past, Range, Record, Store, StoreError};
+use super::{Batch, Guard, Page, Past, Range, Record, Store, StoreError};
 use tables::{Write, Writer};
 
 mod tables;
@@ -85,6 +85,23 @@ impl Embedded {
         // Ends when the last clone of the store is dropped.
         tokio::spawn(write(shared.clone(), queue));
         Ok(Self { shared, jobs })
+    }
+
+    async fn write(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: u64,
+        ttl_s: Option<i64>,
+        guard: Option<(String, u64)>,
+    ) -> Result<u64, StoreError> {
+        let bytes = key.len() + value.len();
+        if bytes > REQUEST_BYTES_MAX {
+            return Err(StoreError::TooLarge(format!("request is too large: {bytes} bytes of {REQUEST_BYTES_MAX}")));
+        }
+        let ttl = |s: i64| now_ms().saturating_add(u64::try_from(s).unwrap_or_default().saturating_mul(1_000));
+        let write = Write { key: key.to_owned(), value: Some(value), expected, expires_ms: ttl_s.map(ttl), guard };
+        self.ask(|sender| Job::Write(write, sender)).await
     }
 
     async fn ask(&self, job: impl FnOnce(oneshot::Sender<Result<u64, StoreError>>) -> Job) -> Result<u64, StoreError> {
@@ -230,17 +247,27 @@ impl Store for Embedded {
     }
 
     async fn put(&self, key: &str, value: Bytes, expected: u64, ttl_s: Option<i64>) -> Result<u64, StoreError> {
-        let bytes = key.len() + value.len();
-        if bytes > REQUEST_BYTES_MAX {
-            return Err(StoreError::TooLarge(format!("request is too large: {bytes} bytes of {REQUEST_BYTES_MAX}")));
-        }
-        let ttl = |s: i64| now_ms().saturating_add(u64::try_from(s).unwrap_or_default().saturating_mul(1_000));
-        let write = Write { key: key.to_owned(), value: Some(value), expected, expires_ms: ttl_s.map(ttl) };
-        self.ask(|sender| Job::Write(write, sender)).await
+        self.write(key, value, expected, ttl_s, None).await
+    }
+
+    async fn guard(&self, name: &str) -> Result<u64, StoreError> {
+        let name = name.to_owned();
+        self.shared.read(move |transaction| tables::guard(transaction, &name)).await
+    }
+
+    async fn put_guarded(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: u64,
+        ttl_s: Option<i64>,
+        guard: Guard<'_>,
+    ) -> Result<u64, StoreError> {
+        self.write(key, value, expected, ttl_s, Some((guard.name.to_owned(), guard.revision))).await
     }
 
     async fn delete(&self, key: &str, expected: u64) -> Result<u64, StoreError> {
-        let write = Write { key: key.to_owned(), value: None, expected, expires_ms: None };
+        let write = Write { key: key.to_owned(), value: None, expected, expires_ms: None, guard: None };
         self.ask(|sender| Job::Write(write, sender)).await
     }
 

@@ -16,6 +16,8 @@ const CURRENT: TableDefinition<&str, u64> = TableDefinition::new("current");
 /// been changed since.
 const EXPIRY: TableDefinition<(u64, u64), ()> = TableDefinition::new("expiry");
 const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+/// By the name of a guard: the revision of the last write under it.
+const GUARDS: TableDefinition<&str, u64> = TableDefinition::new("guards");
 /// History before this revision is not to be had.
 const COMPACTED: &str = "compacted";
 /// History before this revision takes no place any more.
@@ -50,6 +52,8 @@ pub struct Write {
     pub expected: u64,
     /// In milliseconds of Unix.
     pub expires_ms: Option<u64>,
+    /// Name and revision.
+    pub guard: Option<(String, u64)>,
 }
 
 /// Makes the tables of a new store. Returns the revision at which the store is.
@@ -66,6 +70,7 @@ pub struct Writer<'t> {
     current: Table<'t, &'static str, u64>,
     expiry: Table<'t, (u64, u64), ()>,
     meta: Table<'t, &'static str, u64>,
+    guards: Table<'t, &'static str, u64>,
     /// The revision of the last change.
     pub head: u64,
 }
@@ -79,6 +84,7 @@ impl<'t> Writer<'t> {
             current: transaction.open_table(CURRENT)?,
             expiry: transaction.open_table(EXPIRY)?,
             meta: transaction.open_table(META)?,
+            guards: transaction.open_table(GUARDS)?,
             head,
         })
     }
@@ -91,6 +97,12 @@ impl<'t> Writer<'t> {
         }
         if found == 0 && write.value.is_none() {
             return Ok(self.head);
+        }
+        if let Some((guard, revision)) = &write.guard {
+            if self.guards.get(guard.as_str())?.map_or(0, |last| last.value()) != *revision {
+                return Err(StoreError::Outrun { guard: guard.clone() });
+            }
+            self.guards.insert(guard.as_str(), self.head + 1)?;
         }
         self.head += 1;
         self.log.insert(self.head, (write.key.as_str(), found, write.value.as_deref()))?;
@@ -114,7 +126,7 @@ impl<'t> Writer<'t> {
         for (at, revision) in due {
             self.expiry.remove((at, revision))?;
             let Some(key) = self.log.get(revision)?.map(|entry| entry.value().0.to_owned()) else { continue };
-            match self.swap(&Write { key, value: None, expected: revision, expires_ms: None }) {
+            match self.swap(&Write { key, value: None, expected: revision, expires_ms: None, guard: None }) {
                 // Changed or deleted since.
                 Ok(_) | Err(StoreError::Conflict { .. }) => {}
                 Err(error) => return Err(error),
@@ -179,6 +191,10 @@ fn at(transaction: &ReadTransaction, revision: u64) -> Result<u64, StoreError> {
 pub fn get(transaction: &ReadTransaction, key: &str) -> Result<Option<Record>, StoreError> {
     let Some(revision) = transaction.open_table(CURRENT)?.get(key)? else { return Ok(None) };
     record(&transaction.open_table(LOG)?, revision.value())
+}
+
+pub fn guard(transaction: &ReadTransaction, name: &str) -> Result<u64, StoreError> {
+    Ok(transaction.open_table(GUARDS)?.get(name)?.map_or(0, |revision| revision.value()))
 }
 
 /// `None`: a deletion, or forgotten.
