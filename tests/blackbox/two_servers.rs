@@ -17,7 +17,7 @@ macro_rules! two_servers {
         let Some(cluster) = Cluster::control_plane_with(&["--storage=etcd"]) else {
             return eprintln!("skipped: no release binaries; run `cargo xtask test`");
         };
-        let second = cluster.second_apiserver(SECOND_ADDRESS);
+        let second = cluster.apiserver_beside(SECOND_ADDRESS);
         (cluster, second)
     }};
 }
@@ -141,7 +141,7 @@ fn the_endpoints_are_those_that_live() {
     process.terminate();
     assert!(process.wait().success());
     assert!(!leads_there(), "it took itself out before it ended");
-    let (process, _second) = cluster.second_apiserver(SECOND_ADDRESS);
+    let (process, _second) = cluster.apiserver_beside(SECOND_ADDRESS);
     eventually("the second is known again", || leads_there().then_some(()));
     drop(process); // killed: its lease runs out
     eventually("the dead one is gone", || (!leads_there()).then_some(()));

@@ -271,7 +271,7 @@ impl Cluster {
     }
 
     /// One more apiserver on the same store, known to the cluster under this address; with its URL.
-    pub fn second_apiserver(&self, address: &str) -> (Daemon, String) {
+    pub fn apiserver_beside(&self, address: &str) -> (Daemon, String) {
         let pid = self.pid(Component::Apiserver).expect("the apiserver runs");
         let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("a command line");
         let mut words = command.split_terminator('\0');
