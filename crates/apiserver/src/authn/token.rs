@@ -117,7 +117,7 @@ impl Issuer {
 /// What a token of this cluster claims.
 #[derive(Debug, PartialEq)]
 pub enum Token {
-    Bound(Claims),
+    Bound(Box<Claims>),
     Legacy(LegacyClaims),
 }
 
@@ -156,7 +156,7 @@ impl Verifier {
         let read = if is_legacy {
             serde_json::from_value(claims).map(Token::Legacy)
         } else {
-            serde_json::from_value(claims).map(Token::Bound)
+            serde_json::from_value(claims).map(|claims| Token::Bound(Box::new(claims)))
         };
         let verified = Arc::new(read.map_err(|_| TokenError::Claims)?);
         self.remembered.put(digest, verified.clone());
@@ -368,7 +368,7 @@ mod tests {
         let (old, new) = (key(), key());
         let token = issuer(&old).sign(&claims()).expect("signs");
         let verified = verifier(&[&new, &old]).verify(&token).expect("verifies").expect("ours");
-        assert_eq!(*verified, Token::Bound(claims()));
+        assert_eq!(*verified, Token::Bound(Box::new(claims())));
         assert!(matches!(verifier(&[&new]).verify(&token), Err(TokenError::Signature)));
     }
 

@@ -14,12 +14,15 @@ use super::{
 };
 use crate::outbound::{OutboundError, Webhook};
 
+/// By token and audiences; `None`: not known to the webhook.
+type Known = Answers<(Fingerprint, Vec<String>), Option<Identified>>;
+
 pub struct TokenWebhook {
     webhook: Webhook,
     /// `authentication.k8s.io/v1` or `/v1beta1`.
     api_version: String,
     keep_for: Duration,
-    answers: Mutex<Answers<(Fingerprint, Vec<String>), Option<Identified>>>,
+    answers: Mutex<Known>,
 }
 
 impl TokenWebhook {
