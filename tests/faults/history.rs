@@ -158,7 +158,7 @@ impl<'c> Run<'c> {
     /// Everything from the beginning to the end, going on after each break at the last revision.
     fn watch(&self) -> Vec<Event> {
         let (mut events, mut from) = (Vec::<Event>::new(), self.begin);
-        while !events.last().is_some_and(|last| last.name == END) {
+        while events.last().is_none_or(|last| last.name != END) {
             let path = format!("{CONFIG_MAPS}?watch=1&allowWatchBookmarks=true&resourceVersion={from}");
             self.connections.fetch_add(1, Ordering::SeqCst);
             let mut stream = self.cluster.http_stream(&path);

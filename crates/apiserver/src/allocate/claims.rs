@@ -11,8 +11,9 @@ use api_types::{
 };
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::{MANAGED_BY, MANAGED_BY_LABEL};
 use crate::{
     server::Server,
     store::{Range, StoreError},
@@ -21,6 +22,8 @@ use crate::{
 
 /// Followed by the port. Beside upstream's `ranges/servicenodeports`, which holds all ports in one value.
 pub const PORTS: &str = "ranges/servicenodeports/";
+
+const FAMILY_LABEL: &str = "ipaddress.kubernetes.io/ip-family";
 
 /// Who holds a node port.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -111,4 +114,23 @@ pub async fn ports(server: &Server) -> Result<Vec<(u16, PortClaim)>, StoreError>
         Some((port, serde_json::from_slice(&record.value).ok()?))
     };
     Ok(page.records.iter().filter_map(claim).collect())
+}
+
+/// `metadata` is the Service's.
+pub fn address_object(ip: IpAddr, metadata: &Value) -> Value {
+    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
+    json!({
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "IPAddress",
+        "metadata": {
+            "name": ip.to_string(),
+            "labels": {FAMILY_LABEL: family, MANAGED_BY_LABEL: MANAGED_BY},
+        },
+        "spec": {"parentRef": {
+            "group": "",
+            "resource": "services",
+            "namespace": metadata["namespace"],
+            "name": metadata["name"],
+        }},
+    })
 }

@@ -16,10 +16,11 @@ use std::{
 use api_types::{ApiError, Key, Resource, jiff::Timestamp, resources};
 use ipnet::IpNet;
 use parking_lot::Mutex;
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::sync::mpsc;
 
 use crate::{reader::Changes, server::Server, store::StoreError};
+pub use claims::address_object;
 use claims::{Claims, PortClaim, Released};
 use range::{Addresses, Ports};
 use service::{Held, Source};
@@ -28,7 +29,6 @@ use service::{Held, Source};
 const ATTEMPTS_MAX: usize = 10;
 pub const MANAGED_BY_LABEL: &str = "ipaddress.kubernetes.io/managed-by";
 pub const MANAGED_BY: &str = "ipallocator.k8s.io";
-const FAMILY_LABEL: &str = "ipaddress.kubernetes.io/ip-family";
 
 pub struct Allocator {
     /// By family, the cluster's default first.
@@ -275,25 +275,6 @@ fn taken_elsewhere(service: &Value, ip: IpAddr) -> ApiError {
     ApiError::invalid("", "Service", name, &[error])
 }
 
-/// `metadata` is the Service's.
-pub fn address_object(ip: IpAddr, metadata: &Value) -> Value {
-    let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
-    json!({
-        "apiVersion": "networking.k8s.io/v1",
-        "kind": "IPAddress",
-        "metadata": {
-            "name": ip.to_string(),
-            "labels": {FAMILY_LABEL: family, MANAGED_BY_LABEL: MANAGED_BY},
-        },
-        "spec": {"parentRef": {
-            "group": "",
-            "resource": "services",
-            "namespace": metadata["namespace"],
-            "name": metadata["name"],
-        }},
-    })
-}
-
 /// Numbers held for a write that is under way. Dropped, they are free again unless the watch
 /// cache has seen the object that holds them.
 #[derive(Default)]
@@ -402,6 +383,7 @@ impl Source for Locked<'_> {
 #[cfg(test)]
 mod tests {
     use futures::future::BoxFuture;
+    use serde_json::json;
 
     use super::*;
     use crate::reader::OnChange;

@@ -200,17 +200,13 @@ impl Etcd {
         Ok(granted.id())
     }
 
-    fn guard_key(&self, name: &str) -> String {
-        self.full_key(&format!("guards/{name}"))
-    }
-
     /// One compare-and-swap. Returns the revision of the change.
     async fn swap(&self, key: &str, expected: u64, then: TxnOp, guard: Option<Guard<'_>>) -> Result<u64, StoreError> {
         let full = self.full_key(key);
         let mut conditions = vec![Compare::mod_revision(full.clone(), CompareOp::Equal, signed(expected))];
         let mut then = vec![then];
         if let Some(guard) = guard {
-            let key = self.guard_key(guard.name);
+            let key = self.full_key(&guard_key(guard.name));
             conditions.push(Compare::mod_revision(key.clone(), CompareOp::Equal, signed(guard.revision)));
             then.push(TxnOp::put(key, "", None));
         }
@@ -370,12 +366,7 @@ impl Store for Etcd {
     }
 
     async fn guard(&self, name: &str) -> Result<u64, StoreError> {
-        let key = self.guard_key(name);
-        let ask = |mut kv: KvClient| {
-            let key = key.clone();
-            async move { kv.get(key, None).await }
-        };
-        Ok(self.read(ask).await?.take_kvs().pop().map_or(0, |kv| unsigned(kv.mod_revision())))
+        Ok(self.get(&guard_key(name)).await?.map_or(0, |record| record.revision))
     }
 
     async fn put_guarded(
@@ -499,6 +490,10 @@ impl Etcd {
         }
         Err(StoreError::Unavailable("the watch ended".to_owned()))
     }
+}
+
+fn guard_key(name: &str) -> String {
+    format!("guards/{name}")
 }
 
 fn newest(message: &WatchResponse) -> Option<u64> {
