@@ -14,6 +14,7 @@ pub mod connections;
 pub mod discovery;
 pub mod fairness;
 pub mod flags;
+pub mod fuzz;
 pub mod health;
 pub mod kinds;
 pub mod metrics;

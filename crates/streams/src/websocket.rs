@@ -2,7 +2,7 @@
 //! and the tunnel that carries SPDY.
 
 use std::{
-    io,
+    io::{self, Cursor},
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -22,6 +22,7 @@ pub use tokio_tungstenite::tungstenite::{
     protocol::{CloseFrame, frame::coding::CloseCode},
 };
 use tokio_tungstenite::tungstenite::{
+    WebSocket as ProtocolSocket,
     handshake::derive_accept_key,
     protocol::{Role, WebSocketConfig},
 };
@@ -87,9 +88,11 @@ impl Agreement {
 
 /// The server's side of an upgraded connection.
 pub async fn open<T: AsyncRead + AsyncWrite + Unpin>(io: T) -> WebSocketStream<T> {
-    let config =
-        WebSocketConfig::default().max_message_size(Some(MESSAGE_MAX_BYTES)).max_frame_size(Some(MESSAGE_MAX_BYTES));
-    WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
+    WebSocketStream::from_raw_socket(io, Role::Server, Some(config())).await
+}
+
+fn config() -> WebSocketConfig {
+    WebSocketConfig::default().max_message_size(Some(MESSAGE_MAX_BYTES)).max_frame_size(Some(MESSAGE_MAX_BYTES))
 }
 
 /// What a client says in one message.
@@ -113,6 +116,13 @@ pub fn said(protocol: &str, message: &Bytes) -> Said {
         CLOSE if protocol == V5 && rest == [STDIN] => Said::StdinClosed,
         _ => Said::Nothing,
     }
+}
+
+/// Reads what a client sent, which is all there is, to its end or its first mistake; says how many messages
+/// there were.
+pub fn read_all(bytes: &[u8]) -> usize {
+    let mut socket = ProtocolSocket::from_raw_socket(Cursor::new(bytes.to_vec()), Role::Server, Some(config()));
+    std::iter::from_fn(|| socket.read().ok()).count()
 }
 
 /// Clients take any other ending, also one without a code, for a broken connection.

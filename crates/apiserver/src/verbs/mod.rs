@@ -41,6 +41,7 @@ mod watch;
 pub use create::Written;
 pub use delete::Deleted;
 use hook::{Call, Hook};
+pub use read::continues;
 pub(crate) use read::store_refusal;
 pub use update::{Change, Changed};
 

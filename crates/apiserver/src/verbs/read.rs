@@ -56,6 +56,21 @@ impl Token {
     }
 }
 
+/// A client's token, and the whole key from which the list of `key`'s namespace goes on.
+fn continued(text: &str, key: &Key) -> Result<(Token, String), ApiError> {
+    let token = Token::decode(text)?;
+    let start = match key.namespace.as_str() {
+        "" => token.start.clone(),
+        namespace => format!("{namespace}/{}", token.start),
+    };
+    Ok((token, start))
+}
+
+/// The key from which a client's token lets a list go on.
+pub fn continues(text: &str, key: &Key) -> Result<String, ApiError> {
+    continued(text, key).map(|(_, start)| start)
+}
+
 /// Which state a list is to show.
 #[derive(Debug, PartialEq, Eq)]
 enum State {
@@ -201,11 +216,7 @@ impl Ask {
         if !matches!(options.resource_version.as_str(), "" | "0") {
             return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
         }
-        let token = Token::decode(&options.continue_token)?;
-        let start = match self.key.namespace.as_str() {
-            "" => token.start.clone(),
-            namespace => format!("{namespace}/{}", token.start),
-        };
+        let (token, start) = continued(&options.continue_token, &self.key)?;
         match u64::try_from(token.rv) {
             Ok(revision) => self.page_at(options, revision, &start).await.map_err(|error| expired(error, &token)),
             Err(_) => {
