@@ -28,8 +28,10 @@ use crate::{
 
 const POD: (&str, &str, &str) = ("", "v1", "Pod");
 
-/// Names as of the folders in `fuzz/corpus`.
-pub const TARGETS: [(&str, fn(&[u8])); 15] = [
+/// Named as its folder in `fuzz/corpus`.
+pub type Target = (&'static str, fn(&[u8]));
+
+pub const TARGETS: [Target; 15] = [
     ("path", path),
     ("query", query),
     ("label_selector", label_selector),
@@ -180,7 +182,7 @@ fn apply_patch(bytes: &[u8]) {
     };
     let writer = Writer { manager: "fuzz", subresource: "", now: "2026-01-01T00:00:00Z" };
     let owners = Owners::stored(config["metadata"]["managedFields"].clone());
-    match apply::apply(&subject, writer, &json!({}), &pod(), &config, owners, bytes.len() % 2 == 0) {
+    match apply::apply(&subject, writer, &json!({}), &pod(), &config, owners, bytes.len().is_multiple_of(2)) {
         Ok(applied) => patched(Ok(applied.object.unwrap_or_else(pod))),
         Err(error) => refused(&ApiError::from(error)),
     }
