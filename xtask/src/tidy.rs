@@ -105,8 +105,12 @@ fn files(folder: &Path, extension: &str) -> anyhow::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// A crate's fuzz targets belong to it.
 fn crate_name(manifest: &Path) -> String {
-    let folder = manifest.parent().and_then(Path::file_name);
+    let folder = manifest
+        .parent()
+        .map(|folder| if folder.ends_with("fuzz") { folder.with_file_name("") } else { folder.to_owned() });
+    let folder = folder.as_deref().and_then(Path::file_name);
     folder.map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
