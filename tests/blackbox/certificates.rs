@@ -2,7 +2,8 @@
 
 use std::{fs, process::Command};
 
-use tests::{control_plane, eventually};
+use serde_json::json;
+use tests::{Component, control_plane, eventually};
 
 /// The certificate that the server shows now, PEM without white space at its ends.
 fn shown(server: &str) -> String {
@@ -20,7 +21,7 @@ fn a_renewed_certificate_is_served_without_a_restart() {
     let certificate = || fs::read_to_string(pki.join("apiserver.crt")).expect("a certificate").trim().to_owned();
     let first = certificate();
     assert_eq!(shown(&cluster.server()), first);
-    let pid = cluster.pid(tests::Component::Apiserver);
+    let pid = cluster.pid(Component::Apiserver);
 
     let folder = pki.to_str().expect("a path");
     let output = cluster.cox(&["certs", "renew", "--dir", folder, "apiserver"]);
@@ -28,7 +29,29 @@ fn a_renewed_certificate_is_served_without_a_restart() {
     assert_ne!(certificate(), first);
     eventually("the new certificate is shown", || (shown(&cluster.server()) == certificate()).then_some(()));
     cluster.get("/api/v1/namespaces").expect(200);
-    assert_eq!(cluster.pid(tests::Component::Apiserver), pid);
+    assert_eq!(cluster.pid(Component::Apiserver), pid);
+}
+
+/// etcd gets another authority, and certificates of it; the apiserver follows while it runs.
+#[test]
+fn a_new_authority_for_etcd_needs_no_restart() {
+    let cluster = control_plane!();
+    if cluster.pid(Component::Etcd).is_none() {
+        return println!("skipped: this cluster has no etcd");
+    }
+    let pid = cluster.pid(Component::Apiserver);
+    for name in ["etcd-ca", "etcd", "apiserver-etcd-client"] {
+        for extension in ["crt", "key"] {
+            fs::remove_file(cluster.dir().join("pki").join(format!("{name}.{extension}"))).expect("a file of the PKI");
+        }
+    }
+    cluster.kill(Component::Etcd);
+    cluster.up();
+    let object = json!({"metadata": {"name": "after"}});
+    eventually("the apiserver writes again", || {
+        (cluster.post("/api/v1/namespaces/default/configmaps", &object).code == 201).then_some(())
+    });
+    assert_eq!(cluster.pid(Component::Apiserver), pid);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! Ties the server together: store, cache, who may do what, and the tasks behind them.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -104,17 +104,13 @@ fn kubelet_files(flags: &Flags) -> KubeletFiles {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
 async fn store(flags: &Flags, tasks: &TaskTracker) -> Result<Arc<dyn Store>> {
     if flags.storage.storage == Storage::Embedded {
         let folder = flags.storage.data_dir.as_deref().context("--storage=embedded needs --data-dir")?;
         return Ok(Arc::new(Embedded::open(folder).await.context("--data-dir")?));
     }
     anyhow::ensure!(!flags.etcd.etcd_servers.is_empty(), "--etcd-servers says where etcd is");
-    let etcd = Etcd::connect(etcd_config(flags)?).await.context("--etcd-servers")?;
+    let etcd = Etcd::connect(etcd_config(flags)?).context("--etcd-servers")?;
     let checked = etcd.clone();
     tasks.spawn(async move {
         if let Err(error) = checked.check_version().await {
@@ -127,7 +123,7 @@ async fn store(flags: &Flags, tasks: &TaskTracker) -> Result<Arc<dyn Store>> {
 fn etcd_config(flags: &Flags) -> Result<etcd::Config> {
     let tls = match (&flags.etcd.etcd_cafile, &flags.etcd.etcd_certfile, &flags.etcd.etcd_keyfile) {
         (Some(ca), Some(cert), Some(key)) => {
-            Some(etcd::Tls { ca_pem: read(ca)?, cert_pem: read(cert)?, key_pem: read(key)? })
+            Some(etcd::Tls { authority: ca.clone(), certificate: cert.clone(), key: key.clone() })
         }
         (None, None, None) => None,
         _ => anyhow::bail!("--etcd-cafile, --etcd-certfile and --etcd-keyfile go together"),

@@ -2,6 +2,7 @@
 //! that was not answered happened is read in the history before it is tried again.
 
 use std::{
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -11,10 +12,12 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use daemon::reload::Reloading;
 use etcd_client::{
     Certificate, Client, Compare, CompareOp, ConnectOptions, Error, Event, EventType, GetOptions, GetResponse,
     Identity, KvClient, PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse, WatchClient, WatchOptions, WatchResponse,
 };
+use futures::FutureExt;
 use tokio::sync::{Mutex, mpsc};
 
 use super::{Batch, Change, Guard, Page, Past, Range, Record, Store, StoreError};
@@ -24,17 +27,18 @@ use super::{Batch, Change, Guard, Page, Past, Range, Record, Store, StoreError};
 pub struct Config {
     /// `https://host:port`.
     pub endpoints: Vec<String>,
-    /// PEM texts; without them the connection is not encrypted (a loopback etcd in a test).
+    /// Without it the connection is not encrypted (a loopback etcd in a test).
     pub tls: Option<Tls>,
     /// Before every key: `/registry`.
     pub prefix: String,
 }
 
+/// PEM files. When they change, new connections are made; a watch that runs goes on over its own.
 #[derive(Clone, Debug)]
 pub struct Tls {
-    pub ca_pem: Vec<u8>,
-    pub cert_pem: Vec<u8>,
-    pub key_pem: Vec<u8>,
+    pub authority: PathBuf,
+    pub certificate: PathBuf,
+    pub key: PathBuf,
 }
 
 /// A half-dead peer is found out within the sum of both.
@@ -59,7 +63,7 @@ const VERSION_MIN: (u32, u32, u32) = (3, 5, 13);
 
 #[derive(Clone)]
 pub struct Etcd {
-    members: Arc<[Member]>,
+    members: Reloading<Vec<Arc<Member>>>,
     /// The member that is asked.
     current: Arc<AtomicUsize>,
     /// The newest revision that an answer has told of: what is asked from now on happens after it.
@@ -84,32 +88,22 @@ struct SharedLease {
 
 impl Etcd {
     /// Does not wait for etcd: the connection is made by the first call, and again after each loss.
-    pub async fn connect(config: Config) -> Result<Self, StoreError> {
-        let mut options = ConnectOptions::new()
-            .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
-            .with_keep_alive_while_idle(true)
-            .with_connect_timeout(CONNECT_TIMEOUT)
-            .with_require_leader(true);
-        if let Some(tls) = config.tls {
-            options = options.with_tls(
-                TlsOptions::new()
-                    .ca_certificate(Certificate::from_pem(tls.ca_pem))
-                    .identity(Identity::from_pem(tls.cert_pem, tls.key_pem)),
-            );
-        }
-        let mut members = Vec::new();
-        for endpoint in &config.endpoints {
-            let client = Client::connect([endpoint], Some(options.clone())).await.map_err(|error| refused(&error))?;
-            let kv = client.kv_client().max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
-            let watch = client.watch_client().max_decoding_message_size(usize::MAX);
-            members.push(Member { client, kv, watch });
-        }
-        if members.is_empty() {
+    pub fn connect(config: Config) -> Result<Self, StoreError> {
+        if config.endpoints.is_empty() {
             return Err(StoreError::Failed("no endpoint of etcd is given".to_owned()));
         }
-        let prefix = format!("/{}/", config.prefix.trim_matches('/'));
+        let runtime = tokio::runtime::Handle::current();
+        let files = config.tls.iter().flat_map(|tls| [&tls.authority, &tls.certificate, &tls.key]).cloned();
+        let files: Vec<PathBuf> = files.collect();
+        let prefix = config.prefix.clone();
+        let members = Reloading::watch(&files, move || {
+            // The watcher of files has a thread of its own; connections live in the runtime.
+            let _inside = runtime.enter();
+            members(&config)
+        })?;
+        let prefix = format!("/{}/", prefix.trim_matches('/'));
         let (current, seen, lease) = Default::default();
-        Ok(Self { members: members.into(), current, seen, prefix, lease })
+        Ok(Self { members, current, seen, prefix, lease })
     }
 
     /// Says so in the log if this etcd is known to be unsafe.
@@ -126,14 +120,14 @@ impl Etcd {
         Ok(())
     }
 
-    fn member(&self) -> (usize, &Member) {
+    fn member(&self) -> (usize, Arc<Member>) {
         let index = self.current.load(Ordering::Relaxed);
-        (index, &self.members[index])
+        (index, self.members.current()[index].clone())
     }
 
     /// The member does not answer: the next one is asked from now on.
     fn gave_up(&self, index: usize) {
-        let next = (index + 1) % self.members.len();
+        let next = (index + 1) % self.members.current().len();
         // Otherwise somebody else has found it out.
         let _ = self.current.compare_exchange(index, next, Ordering::Relaxed, Ordering::Relaxed);
     }
@@ -144,7 +138,7 @@ impl Etcd {
         ask: impl FnOnce(&Member) -> F,
     ) -> Result<T, StoreError> {
         let (index, member) = self.member();
-        let result = call(ask(member)).await;
+        let result = call(ask(&member)).await;
         if matches!(result, Err(StoreError::Unavailable(_))) {
             self.gave_up(index);
         }
@@ -156,7 +150,7 @@ impl Etcd {
         &self,
         ask: impl Fn(KvClient) -> F,
     ) -> Result<GetResponse, StoreError> {
-        let mut tries = self.members.len();
+        let mut tries = self.members.current().len();
         loop {
             // Boxed: a call's future is large.
             match Box::pin(self.once(|member| ask(member.kv.clone()))).await {
@@ -494,6 +488,40 @@ impl Etcd {
 
 fn guard_key(name: &str) -> String {
     format!("guards/{name}")
+}
+
+/// Connections that are made when they are first used.
+fn members(config: &Config) -> Result<Vec<Arc<Member>>, StoreError> {
+    let mut options = ConnectOptions::new()
+        .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
+        .with_keep_alive_while_idle(true)
+        .with_connect_timeout(CONNECT_TIMEOUT)
+        .with_require_leader(true);
+    if let Some(tls) = &config.tls {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).map_err(|error| StoreError::Failed(format!("{}: {error}", path.display())))
+        };
+        options = options.with_tls(
+            TlsOptions::new()
+                .ca_certificate(Certificate::from_pem(read(&tls.authority)?))
+                .identity(Identity::from_pem(read(&tls.certificate)?, read(&tls.key)?)),
+        );
+    }
+    let member = |endpoint: &String| {
+        let connected = Client::connect([endpoint], Some(options.clone())).now_or_never();
+        let client = connected.expect("there is no password to be checked, so nothing is waited for");
+        let client = client.map_err(|error| refused(&error))?;
+        let kv = client.kv_client().max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
+        let watch = client.watch_client().max_decoding_message_size(usize::MAX);
+        Ok(Arc::new(Member { client, kv, watch }))
+    };
+    config.endpoints.iter().map(member).collect()
+}
+
+impl From<notify::Error> for StoreError {
+    fn from(error: notify::Error) -> Self {
+        StoreError::Failed(format!("the certificates for etcd cannot be watched: {error}"))
+    }
 }
 
 fn newest(message: &WatchResponse) -> Option<u64> {

@@ -84,7 +84,7 @@ impl Server {
 /// A store that has had its first answer.
 pub async fn connect(ports: impl Iterator<Item = u16>) -> Etcd {
     let endpoints = ports.map(|port| format!("http://127.0.0.1:{port}")).collect();
-    let store = Etcd::connect(Config { endpoints, tls: None, prefix: "/registry".to_owned() }).await.unwrap();
+    let store = Etcd::connect(Config { endpoints, tls: None, prefix: "/registry".to_owned() }).unwrap();
     timeout(PATIENCE, async { while store.revision().await.is_err() {} }).await.unwrap();
     store
 }
