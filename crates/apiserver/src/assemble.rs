@@ -12,6 +12,7 @@ use crate::{
     authn,
     authz::{self, Authorizer},
     bootstrap,
+    encryption::store::Encrypted,
     fairness::{self, Fairness},
     flags::{Flags, Storage},
     health::Health,
@@ -35,7 +36,12 @@ pub async fn assemble(flags: Flags, terminating: CancellationToken, tasks: &Task
     let shutdown = CancellationToken::new();
     let kinds = Arc::new(Kinds::built_in());
     let metrics = Metrics::default();
-    let store: Arc<dyn Store> = Arc::new(Timed::new(store(&flags, tasks).await?, kinds.clone(), metrics.clone()));
+    let mut store = store(&flags, tasks).await?;
+    if let Some(file) = &flags.etcd.encryption_provider_config {
+        let encrypted = Encrypted::new(store, kinds.clone(), file, &flags.etcd.etcd_prefix);
+        store = Arc::new(encrypted.with_context(|| format!("--encryption-provider-config {}", file.display()))?);
+    }
+    let store: Arc<dyn Store> = Arc::new(Timed::new(store, kinds.clone(), metrics.clone()));
     let cache = Arc::new(Cache::new(store.clone(), kinds.clone()));
     for name in flags.access.enable_admission_plugins.iter().chain(&flags.access.disable_admission_plugins) {
         anyhow::ensure!(admission::is_known(name), "admission plugin {name:?} is not one of this server's");

@@ -95,6 +95,9 @@ pub struct EtcdFlags {
     pub etcd_keyfile: Option<PathBuf>,
     #[arg(long, default_value = "/registry")]
     pub etcd_prefix: String,
+    /// An EncryptionConfiguration; read again when it changes.
+    #[arg(long)]
+    pub encryption_provider_config: Option<PathBuf>,
     /// How much history is kept; 0: all of it.
     #[arg(long, value_parser = daemon::flags::duration, default_value = "5m")]
     pub etcd_compaction_interval: std::time::Duration,

@@ -84,6 +84,11 @@ impl Table {
     pub fn stored_under(&self, prefix: &str) -> Option<&Arc<Kind>> {
         self.by_prefix.get(prefix)
     }
+    /// The row whose object lies under `key`. Prefixes have one or two segments.
+    pub fn of_key(&self, key: &str) -> Option<&Arc<Kind>> {
+        let mut slashes = key.match_indices('/').map(|(at, _)| at);
+        [slashes.next(), slashes.next()].into_iter().flatten().find_map(|end| self.stored_under(&key[..end]))
+    }
     pub fn has_group_version(&self, group: &str, version: &str) -> bool {
         self.rows.iter().any(|kind| kind.resource.group == group && kind.resource.version == version)
     }

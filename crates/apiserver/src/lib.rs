@@ -12,6 +12,7 @@ pub mod codec;
 pub mod columns;
 pub mod connections;
 pub mod discovery;
+pub mod encryption;
 pub mod fairness;
 pub mod flags;
 pub mod fuzz;

@@ -128,4 +128,8 @@ pub trait Store: Send + Sync {
     async fn history(&self, after: u64, upto: u64) -> Result<Vec<Past>, StoreError>;
     /// Forgets the history before `revision`.
     async fn compact(&self, revision: u64) -> Result<(), StoreError>;
+    /// The value is right, but is to be written anew at the next chance (its key was rotated out).
+    fn is_stale(&self, _key: &str) -> bool {
+        false
+    }
 }

@@ -30,10 +30,7 @@ impl Timed {
         let begun = Instant::now();
         let result = work.instrument(tracing::debug_span!("store", operation, key)).await;
         let table = self.kinds.table();
-        // Prefixes have one or two segments.
-        let mut slashes = key.match_indices('/').map(|(at, _)| at);
-        let kind =
-            [slashes.next(), slashes.next()].into_iter().flatten().find_map(|end| table.stored_under(&key[..end]));
+        let kind = table.of_key(key);
         let is_error = matches!(result, Err(StoreError::Unavailable(_) | StoreError::Failed(_)));
         self.metrics.stored(operation, kind.map(|kind| &kind.resource), is_error, begun.elapsed());
         result
@@ -81,5 +78,8 @@ impl Store for Timed {
     }
     async fn compact(&self, revision: u64) -> Result<(), StoreError> {
         self.timed("compact", "", self.store.compact(revision)).await
+    }
+    fn is_stale(&self, key: &str) -> bool {
+        self.store.is_stale(key)
     }
 }

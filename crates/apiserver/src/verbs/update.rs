@@ -152,9 +152,10 @@ impl Ask {
             let item = self.item(&self.key, existing.revision, bytes);
             return Ok(Attempt::Written(Written { item, is_created: false, warnings }));
         }
+        let stored_key = self.stored_key(&self.key);
         let (stored, bytes) = if is_last {
-            (self.server.store.delete(&self.stored_key(&self.key), existing.revision).await, bytes)
-        } else if bytes == existing.stored() {
+            (self.server.store.delete(&stored_key, existing.revision).await, bytes)
+        } else if bytes == existing.stored() && !self.server.store.is_stale(&stored_key) {
             let item = existing.clone();
             return Ok(Attempt::Written(Written { item, is_created: false, warnings }));
         } else {
