@@ -18,6 +18,7 @@ mod lists;
 mod matrix;
 mod operation;
 mod patches;
+mod secrecy;
 mod semantics_reads;
 mod semantics_writes;
 mod two_servers;

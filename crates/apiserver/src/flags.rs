@@ -162,7 +162,7 @@ fn ports(text: &str) -> Result<Ports, String> {
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct AccessFlags {
-    /// Every check of this server is made by default.
+    /// Adds those that are off by default.
     #[arg(long, value_delimiter = ',')]
     pub enable_admission_plugins: Vec<String>,
     #[arg(long, value_delimiter = ',')]

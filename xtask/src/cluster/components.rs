@@ -5,6 +5,9 @@ use std::path::Path;
 use super::{AUDIT_POLICY, Cluster, Shape, Storage};
 use crate::build::binary;
 
+/// What Secrets are encrypted with.
+pub const ENCRYPTION: &str = "encryption.yaml";
+
 /// A daemon to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Component {
@@ -93,6 +96,8 @@ pub fn apiserver(cluster: &Cluster) -> Component {
         .set("service-cluster-ip-range", cluster.service_network())
         .set("service-account-extend-token-expiration", false)
         .set("authorization-mode", "Node,RBAC")
+        .set("enable-admission-plugins", "DenyServiceExternalIPs")
+        .file("encryption-provider-config", pki.join(ENCRYPTION))
         .file("audit-policy-file", cluster.audit().join(AUDIT_POLICY))
         .file("audit-log-path", cluster.audit().join("audit.log"))
         // Nobody waits for the disk. The figures are those of the CIS Benchmark, 1.2.16 to 1.2.19.

@@ -14,6 +14,7 @@ mod locks;
 mod namespace_lifecycle;
 mod node_restriction;
 mod node_taint;
+mod optional;
 mod pod_security;
 mod priority;
 mod quota;
@@ -21,11 +22,13 @@ mod resize;
 mod runtime_class;
 mod service_account;
 mod storage_in_use;
+mod topology_labels;
 
 pub use locks::Locks;
 pub use pod_security::{annotations, warning};
 pub use quota::charged_namespace;
 pub use service_account::MISSING_DEFAULT_ACCOUNT;
+pub use topology_labels::copy as copy_topology_labels;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -47,6 +50,8 @@ pub struct Attributes<'a> {
     pub old: Option<&'a Value>,
     /// Five random letters, for names that are made here.
     pub suffix: &'a str,
+    /// Checks that are made though they are off by default (`--enable-admission-plugins`).
+    pub enabled: &'a [String],
     /// Checks that are not made (`--disable-admission-plugins`).
     pub disabled: &'a [String],
 }
@@ -84,16 +89,22 @@ enum Check {
 /// Source: `AllOrderedPlugins` in pkg/kubeapiserver/options/plugins.go.
 const CHAIN: &[(&str, Check)] = &[
     ("NamespaceLifecycle", Check::Mutate(namespace_lifecycle::admit)),
+    ("AlwaysPullImages", Check::Mutate(optional::always_pull)),
     ("LimitRanger", Check::Mutate(limit_ranger::fill)),
     ("ServiceAccount", Check::Mutate(service_account::fill)),
+    ("PodNodeSelector", Check::Mutate(optional::select_nodes)),
     ("TaintNodesByCondition", Check::Mutate(node_taint::fill)),
     ("Priority", Check::Mutate(priority::fill)),
     ("DefaultTolerationSeconds", Check::Mutate(default_tolerations::fill)),
+    ("ExtendedResourceToleration", Check::Mutate(optional::tolerate_devices)),
     ("StorageObjectInUseProtection", Check::Mutate(storage_in_use::fill)),
     ("RuntimeClass", Check::Mutate(runtime_class::fill)),
     ("DefaultIngressClass", Check::Mutate(default_class::fill_ingress)),
     ("DefaultStorageClass", Check::Mutate(default_class::fill_claim)),
+    ("PodTopologyLabels", Check::Mutate(topology_labels::fill)),
     ("NamespaceLifecycle", Check::Validate(namespace_lifecycle::validate)),
+    ("NamespaceExists", Check::Validate(optional::namespace_exists)),
+    ("LimitPodHardAntiAffinityTopology", Check::Validate(optional::limit_anti_affinity)),
     ("LimitRanger", Check::Validate(limit_ranger::validate)),
     ("ServiceAccount", Check::Validate(service_account::validate)),
     ("NodeRestriction", Check::Validate(node_restriction::validate)),
@@ -101,21 +112,37 @@ const CHAIN: &[(&str, Check)] = &[
     ("Priority", Check::Validate(priority::validate)),
     ("PersistentVolumeClaimResize", Check::Validate(resize::validate)),
     ("RuntimeClass", Check::Validate(runtime_class::validate)),
+    ("DenyServiceExternalIPs", Check::Validate(optional::deny_external_ips)),
     ("ResourceQuota", Check::Validate(quota::validate)),
 ];
 
+const OFF_BY_DEFAULT: [&str; 6] = [
+    "AlwaysPullImages",
+    "DenyServiceExternalIPs",
+    "ExtendedResourceToleration",
+    "LimitPodHardAntiAffinityTopology",
+    "NamespaceExists",
+    "PodNodeSelector",
+];
+/// Made where a request is authorised (`authz::check_write`), as they ask for permissions.
+const ALWAYS_ON: [&str; 4] =
+    ["CertificateApproval", "CertificateSigning", "CertificateSubjectRestriction", "ClusterTrustBundleAttest"];
+
 /// Whether a check has this name.
 pub fn is_known(name: &str) -> bool {
-    CHAIN.iter().any(|(known, _)| *known == name)
+    CHAIN.iter().any(|(known, _)| *known == name) || ALWAYS_ON.contains(&name)
 }
 
-fn chain(disabled: &[String]) -> impl Iterator<Item = &'static (&'static str, Check)> {
-    CHAIN.iter().filter(|(name, _)| !disabled.iter().any(|disabled| disabled == name))
+fn chain<'a>(attributes: &'a Attributes<'_>) -> impl Iterator<Item = &'static (&'static str, Check)> + 'a {
+    let has = |list: &[String], name: &str| list.iter().any(|other| other == name);
+    CHAIN.iter().filter(move |(name, _)| {
+        (!OFF_BY_DEFAULT.contains(name) || has(attributes.enabled, name)) && !has(attributes.disabled, name)
+    })
 }
 
 /// Fills in what the cluster decides; runs after defaulting, before validation.
 pub fn mutate(attributes: &Attributes, object: &mut Value, reader: &dyn Reader) -> Result<(), ApiError> {
-    for (name, check) in chain(attributes.disabled) {
+    for (name, check) in chain(attributes) {
         if let Check::Mutate(mutate) = check {
             mutate(attributes, object, reader).inspect_err(|error| refused(name, error))?;
         }
@@ -125,7 +152,7 @@ pub fn mutate(attributes: &Attributes, object: &mut Value, reader: &dyn Reader) 
 
 /// Refuses what the cluster does not allow; runs on the object as it will be stored.
 pub fn validate(attributes: &Attributes, object: Option<&Value>, reader: &dyn Reader) -> Result<(), ApiError> {
-    for (name, check) in chain(attributes.disabled) {
+    for (name, check) in chain(attributes) {
         if let Check::Validate(validate) = check {
             validate(attributes, object, reader).inspect_err(|error| refused(name, error))?;
         }
@@ -177,7 +204,17 @@ pub(crate) mod fixture {
         key: &'a Key,
         old: Option<&'a Value>,
     ) -> Attributes<'a> {
-        Attributes { user, resource, subresource: "", operation, key, old, suffix: "abcde", disabled: &[] }
+        Attributes {
+            user,
+            resource,
+            subresource: "",
+            operation,
+            key,
+            old,
+            suffix: "abcde",
+            enabled: &[],
+            disabled: &[],
+        }
     }
 
     /// Runs one filling check on an object that is created in namespace `n` under the name `x`.

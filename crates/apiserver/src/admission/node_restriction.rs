@@ -213,6 +213,7 @@ mod tests {
             key,
             old: Some(&old),
             suffix: "abcde",
+            enabled: &[],
             disabled: &[],
         };
         validate(&attributes, Some(&new), &Objects::default()).err().map(|e| e.message().to_owned()).unwrap_or_default()

@@ -271,3 +271,7 @@ pub struct EncryptResponse {
     #[prost(btree_map = "string, bytes", tag = "3")]
     pub annotations: BTreeMap<String, Vec<u8>>,
 }
+
+#[cfg(test)]
+#[path = "kms_tests.rs"]
+mod tests;

@@ -7,14 +7,17 @@ use futures::future::BoxFuture;
 use serde_json::{Value, json};
 
 use super::{key, success, trusted, write};
-use crate::verbs::{
-    Changed,
-    create::now,
-    hook::{Answer, Call},
+use crate::{
+    admission,
+    verbs::{
+        Changed,
+        create::now,
+        hook::{Answer, Call},
+    },
 };
 
 /// POST of a Binding to `pods/{name}/binding`, or to `bindings` with the pod's name in it.
-pub fn bind(call: Call, binding: Value) -> BoxFuture<'static, Result<Answer, ApiError>> {
+pub fn bind(call: Call, mut binding: Value) -> BoxFuture<'static, Result<Answer, ApiError>> {
     Box::pin(async move {
         let options = WriteOptions::for_create(&call.request.query)?;
         let named = key(&call);
@@ -27,6 +30,8 @@ pub fn bind(call: Call, binding: Value) -> BoxFuture<'static, Result<Answer, Api
         if !errors.is_empty() {
             return Err(ApiError::invalid("", "Binding", &pod.name, &errors));
         }
+        let node = binding["target"]["name"].as_str().unwrap_or_default().to_owned();
+        admission::copy_topology_labels(&node, &mut binding, &*call.server.cache);
         let at = now();
         let change = |old: &Value| {
             let object = bound(old, &binding, &at).map_err(|why| conflict(&pod.name, &why))?;

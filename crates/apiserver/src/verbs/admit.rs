@@ -125,7 +125,8 @@ impl Ask {
         suffix: &'a str,
     ) -> Attributes<'a> {
         let (user, resource, subresource) = (&self.user, &self.kind.resource, self.subresource.as_str());
-        let disabled = &self.server.flags.access.disable_admission_plugins;
-        Attributes { user, resource, subresource, operation, key, old, suffix, disabled }
+        let access = &self.server.flags.access;
+        let (enabled, disabled) = (&access.enable_admission_plugins, &access.disable_admission_plugins);
+        Attributes { user, resource, subresource, operation, key, old, suffix, enabled, disabled }
     }
 }
