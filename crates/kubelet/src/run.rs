@@ -67,16 +67,10 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
     tasks.spawn(lease::renew(api.clone(), host.settings.node.clone(), shutdown.clone()));
     if flags.rotate_certificates {
         let certificate = certificate::client_certificate(&flags, &host.settings.node);
-        tasks.spawn(certificate.renew(api.clone(), shutdown.clone()));
+        tasks.spawn(certificate.renew(api, shutdown.clone()));
     }
     if flags.port != 0 {
-        let server = server(&flags, &host, &pods);
-        let listener = serve::bind((flags.address, flags.port).into()).await?;
-        let own = serving_certificate(&flags, &host.settings)?;
-        tasks.spawn(server.serve(listener, tls(&flags, &host.settings.node, own.as_ref())?, shutdown.clone()));
-        if let Some(own) = own {
-            tasks.spawn(own.renew(api, shutdown.clone()));
-        }
+        listen(&flags, &host, &pods, &tasks, &shutdown).await?;
     }
     tasks.spawn(pods::follow_runtime(host.clone(), pods.clone(), shutdown.clone()));
     if let Some(dir) = flags.pod_manifest_path.clone() {
@@ -111,6 +105,24 @@ pub async fn run(flags: Flags, shutdown: CancellationToken) -> anyhow::Result<()
     tasks.close();
     tasks.wait().await;
     pods.wait().await;
+    Ok(())
+}
+
+/// Opens the kubelet's own port.
+async fn listen(
+    flags: &Flags,
+    host: &Arc<Host>,
+    pods: &Arc<Pods>,
+    tasks: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let listener = serve::bind((flags.address, flags.port).into()).await?;
+    let own = serving_certificate(flags, &host.settings)?;
+    let tls = tls(flags, &host.settings.node, own.as_ref())?;
+    tasks.spawn(server(flags, host, pods).serve(listener, tls, shutdown.clone()));
+    if let Some(own) = own {
+        tasks.spawn(own.renew(host.api.clone(), shutdown.clone()));
+    }
     Ok(())
 }
 

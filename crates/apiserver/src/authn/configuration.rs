@@ -160,6 +160,7 @@ impl Jwt {
     /// Also for an issuer that the `--oidc-*` flags describe.
     pub fn check(&self, wrong: &mut dyn FnMut(&str, &str)) {
         self.check_issuer(wrong);
+        self.check_expressions(wrong);
         for rule in &self.claim_validation_rules {
             match (rule.claim.is_empty(), rule.expression.is_empty()) {
                 (true, true) => wrong("claimValidationRules", "Required value: claim or expression is required"),
@@ -220,6 +221,24 @@ impl Jwt {
                 wrong("claimMappings.extra.valueExpression", "Required value");
             }
         }
+    }
+
+    /// Expressions are not evaluated here, and a rule that is not evaluated would let in whom it is to keep out.
+    fn check_expressions(&self, wrong: &mut dyn FnMut(&str, &str)) {
+        const WHY: &str = "Forbidden: CEL expressions are not supported by this server, use claims";
+        let mappings = &self.claim_mappings;
+        let is_used = [
+            (
+                "claimValidationRules.expression",
+                self.claim_validation_rules.iter().any(|rule| !rule.expression.is_empty()),
+            ),
+            ("userValidationRules", !self.user_validation_rules.is_empty()),
+            ("claimMappings.username.expression", !mappings.username.expression.is_empty()),
+            ("claimMappings.groups.expression", !mappings.groups.expression.is_empty()),
+            ("claimMappings.uid.expression", !mappings.uid.expression.is_empty()),
+            ("claimMappings.extra", !mappings.extra.is_empty()),
+        ];
+        is_used.into_iter().filter(|(_, is_used)| *is_used).for_each(|(field, _)| wrong(field, WHY));
     }
 
     fn check_issuer(&self, wrong: &mut dyn FnMut(&str, &str)) {
@@ -293,6 +312,21 @@ anonymous: {enabled: true, conditions: [{path: /livez}]}
             ("audiences: [k]", "audiences: [k, l]", "audienceMatchPolicy must be MatchAny"),
             (", prefix: 'idp:'", "", "prefix is required when claim is set"),
             ("claim: sub, prefix: 'idp:'", "claim: sub, expression: x", "can't both be set"),
+            (
+                "{claim: sub, prefix: 'idp:'}",
+                "{expression: claims.sub}",
+                "claimMappings.username.expression: Forbidden",
+            ),
+            (
+                "  claimMappings:",
+                "  userValidationRules: [{expression: x}]\n  claimMappings:",
+                "userValidationRules: Forbidden",
+            ),
+            (
+                "  claimMappings:",
+                "  claimValidationRules: [{expression: x}]\n  claimMappings:",
+                "Rules.expression: Forbidden",
+            ),
             ("enabled: true", "enabled: false", "enabled should be set to true"),
         ] {
             let text = GOOD.replacen(from, to, 1);

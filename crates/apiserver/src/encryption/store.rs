@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::{Encryption, EncryptionError, Writer};
 use crate::{
     kinds::Kinds,
-    store::{Batch, Change, Page, Past, Range, Record, Store, StoreError},
+    store::{Batch, Change, Guard, Page, Past, Range, Record, Store, StoreError},
 };
 
 /// Batches that wait for the watch cache.
@@ -145,6 +145,22 @@ impl Store for Encrypted {
     async fn put(&self, key: &str, value: Bytes, expected: u64, ttl_s: Option<i64>) -> Result<u64, StoreError> {
         let sealed = self.means.seal(key, value).await?;
         self.store.put(key, sealed, expected, ttl_s).await
+    }
+
+    async fn guard(&self, name: &str) -> Result<u64, StoreError> {
+        self.store.guard(name).await
+    }
+
+    async fn put_guarded(
+        &self,
+        key: &str,
+        value: Bytes,
+        expected: u64,
+        ttl_s: Option<i64>,
+        guard: Guard<'_>,
+    ) -> Result<u64, StoreError> {
+        let sealed = self.means.seal(key, value).await?;
+        self.store.put_guarded(key, sealed, expected, ttl_s, guard).await
     }
 
     async fn delete(&self, key: &str, expected: u64) -> Result<u64, StoreError> {

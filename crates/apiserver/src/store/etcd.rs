@@ -1,6 +1,8 @@
 //! The store on etcd, over mutual TLS: the one file that knows etcd's API. Whether a write
 //! that was not answered happened is read in the history before it is tried again.
 
+mod members;
+
 use std::{
     path::PathBuf,
     sync::{
@@ -14,37 +16,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use daemon::reload::Reloading;
 use etcd_client::{
-    Certificate, Client, Compare, CompareOp, ConnectOptions, Error, Event, EventType, GetOptions, GetResponse,
-    Identity, KvClient, PutOptions, TlsOptions, Txn, TxnOp, TxnOpResponse, WatchClient, WatchOptions, WatchResponse,
+    Compare, CompareOp, Error, Event, EventType, GetOptions, GetResponse, KvClient, PutOptions, Txn, TxnOp,
+    TxnOpResponse, WatchOptions, WatchResponse,
 };
-use futures::FutureExt;
 use tokio::sync::{Mutex, mpsc};
 
+pub use self::members::{Config, Tls};
+use self::members::{Member, members};
 use super::{Batch, Change, Guard, Page, Past, Range, Record, Store, StoreError};
 
-/// How to reach etcd.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// `https://host:port`.
-    pub endpoints: Vec<String>,
-    /// Without it the connection is not encrypted (a loopback etcd in a test).
-    pub tls: Option<Tls>,
-    /// Before every key: `/registry`.
-    pub prefix: String,
-}
-
-/// PEM files. When they change, new connections are made; a watch that runs goes on over its own.
-#[derive(Clone, Debug)]
-pub struct Tls {
-    pub authority: PathBuf,
-    pub certificate: PathBuf,
-    pub key: PathBuf,
-}
-
-/// A half-dead peer is found out within the sum of both.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longer than an election of etcd's leader.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A write is tried this often before its outcome is reported as unknown.
@@ -70,13 +50,6 @@ pub struct Etcd {
     seen: Arc<AtomicU64>,
     prefix: String,
     lease: Arc<Mutex<Option<SharedLease>>>,
-}
-
-/// A connection of its own, so that a dead member is left alone as soon as it is found out.
-struct Member {
-    client: Client,
-    kv: KvClient,
-    watch: WatchClient,
 }
 
 struct SharedLease {
@@ -488,40 +461,6 @@ impl Etcd {
 
 fn guard_key(name: &str) -> String {
     format!("guards/{name}")
-}
-
-/// Connections that are made when they are first used.
-fn members(config: &Config) -> Result<Vec<Arc<Member>>, StoreError> {
-    let mut options = ConnectOptions::new()
-        .with_keep_alive(KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT)
-        .with_keep_alive_while_idle(true)
-        .with_connect_timeout(CONNECT_TIMEOUT)
-        .with_require_leader(true);
-    if let Some(tls) = &config.tls {
-        let read = |path: &PathBuf| {
-            std::fs::read(path).map_err(|error| StoreError::Failed(format!("{}: {error}", path.display())))
-        };
-        options = options.with_tls(
-            TlsOptions::new()
-                .ca_certificate(Certificate::from_pem(read(&tls.authority)?))
-                .identity(Identity::from_pem(read(&tls.certificate)?, read(&tls.key)?)),
-        );
-    }
-    let member = |endpoint: &String| {
-        let connected = Client::connect([endpoint], Some(options.clone())).now_or_never();
-        let client = connected.expect("there is no password to be checked, so nothing is waited for");
-        let client = client.map_err(|error| refused(&error))?;
-        let kv = client.kv_client().max_decoding_message_size(usize::MAX).max_encoding_message_size(usize::MAX);
-        let watch = client.watch_client().max_decoding_message_size(usize::MAX);
-        Ok(Arc::new(Member { client, kv, watch }))
-    };
-    config.endpoints.iter().map(member).collect()
-}
-
-impl From<notify::Error> for StoreError {
-    fn from(error: notify::Error) -> Self {
-        StoreError::Failed(format!("the certificates for etcd cannot be watched: {error}"))
-    }
 }
 
 fn newest(message: &WatchResponse) -> Option<u64> {
