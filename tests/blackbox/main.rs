@@ -7,6 +7,7 @@ mod audit;
 mod authorisation;
 mod bad_input;
 mod certificates;
+mod clock;
 mod discovery;
 mod encodings;
 mod fairness;

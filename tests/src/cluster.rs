@@ -84,7 +84,14 @@ impl Cluster {
 
     /// Starts whatever of the cluster does not run.
     pub fn up(&self) {
-        let output = self.xtask("up").arg("--no-build").args(&self.arguments).output().expect("xtask runs");
+        self.up_with(&[]);
+    }
+
+    /// The same; what is started gets these variables too.
+    pub fn up_with(&self, environment: &[(&str, String)]) {
+        let mut up = self.xtask("up");
+        up.arg("--no-build").args(&self.arguments).envs(environment.iter().map(|(name, value)| (name, value)));
+        let output = up.output().expect("xtask runs");
         assert!(output.status.success(), "xtask up: {}\n{}", text(&output.stderr), self.log_tails());
     }
 

@@ -63,6 +63,8 @@ const COMPOSE: Need = Need {
     packages: &["docker-compose"],
     why: "starts the cluster of deploy/compose in a test",
 };
+const FAKETIME: Need =
+    Need { probe: "faketime", packages: &["faketime"], why: "moves the clock of daemons in a test, past a year" };
 const UTIL_LINUX: Need =
     Need { probe: "setsid", packages: &["util-linux"], why: "detaches daemons from the terminal, enters namespaces" };
 const PROCPS: Need = Need { probe: "sysctl", packages: &["procps"], why: "lets nodes forward packets, finds dockerd" };

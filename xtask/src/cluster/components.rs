@@ -96,6 +96,7 @@ pub fn apiserver(cluster: &Cluster) -> Component {
         .set("service-cluster-ip-range", cluster.service_network())
         .set("service-account-extend-token-expiration", false)
         .set("authorization-mode", "Node,RBAC")
+        .set("enable-bootstrap-token-auth", true)
         .set("enable-admission-plugins", "DenyServiceExternalIPs")
         .file("encryption-provider-config", pki.join(ENCRYPTION))
         .file("audit-policy-file", cluster.audit().join(AUDIT_POLICY))
