@@ -7,7 +7,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use tests::{Cluster, Reply, eventually};
+use tests::{Cluster, Reply, Second, eventually};
 
 const SECOND_ADDRESS: &str = "192.0.2.2";
 
@@ -17,9 +17,13 @@ macro_rules! two_servers {
         let Some(cluster) = Cluster::control_plane_with(&["--storage=etcd"]) else {
             return eprintln!("skipped: no release binaries; run `cargo xtask test`");
         };
-        let second = cluster.apiserver_beside(SECOND_ADDRESS);
-        (cluster, second)
+        let second = second(&cluster);
+        (cluster, (second.process, second.server))
     }};
+}
+
+fn second(cluster: &Cluster) -> Second {
+    cluster.second_apiserver(&[&format!("--advertise-address={SECOND_ADDRESS}")])
 }
 
 /// Sends to each server in turn, all at once.
@@ -141,7 +145,7 @@ fn the_endpoints_are_those_that_live() {
     process.terminate();
     assert!(process.wait().success());
     assert!(!leads_there(), "it took itself out before it ended");
-    let (process, _second) = cluster.apiserver_beside(SECOND_ADDRESS);
+    let process = second(&cluster).process;
     eventually("the second is known again", || leads_there().then_some(()));
     drop(process); // killed: its lease runs out
     eventually("the dead one is gone", || (!leads_there()).then_some(()));

@@ -277,26 +277,6 @@ impl Cluster {
         daemon
     }
 
-    /// One more apiserver on the same store, known to the cluster under this address; with its URL.
-    pub fn apiserver_beside(&self, address: &str) -> (Daemon, String) {
-        let pid = self.pid(Component::Apiserver).expect("the apiserver runs");
-        let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("a command line");
-        let mut words = command.split_terminator('\0');
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|it| it.local_addr()).expect("a port").port();
-        let mut command = Command::new(words.next().expect("a program"));
-        let own = ["--secure-port=", "--advertise-address=", "--audit-log-path="];
-        command.args(words.filter(|word| !own.iter().any(|flag| word.starts_with(flag))));
-        command.args([format!("--secure-port={port}"), format!("--advertise-address={address}")]);
-        let log = fs::File::create(self.dir().join("log").join("kube-apiserver-2.log")).expect("a log");
-        let daemon = Daemon(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().expect("it starts"));
-        let (pki, server) = (self.dir().join("pki"), format!("https://127.0.0.1:{port}"));
-        eventually("the second apiserver is ready", || {
-            let reply = crate::http::try_send(&pki, &server, "admin", "GET", "/readyz", &[], b"").ok()?;
-            (reply.code == 200).then_some(())
-        });
-        (daemon, server)
-    }
-
     /// The code of an answer, if there is one.
     pub fn try_get(&self, path: &str) -> Option<u16> {
         let pki = self.dir().join("pki");
@@ -305,7 +285,7 @@ impl Cluster {
 }
 
 /// A process of a test's own; it ends with the test.
-pub struct Daemon(Child);
+pub struct Daemon(pub(crate) Child);
 
 impl Daemon {
     pub fn pid(&self) -> u32 {

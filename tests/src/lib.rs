@@ -4,8 +4,8 @@
 mod batch;
 mod cluster;
 mod http;
-mod second;
 pub mod raw;
+mod second;
 
 pub use batch::Batch;
 pub use cluster::{Cluster, Component, Daemon, binaries};

@@ -4,20 +4,20 @@
 use std::{
     fs,
     path::PathBuf,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
 };
 
 use crate::{
-    cluster::{Cluster, Component},
+    cluster::{Cluster, Component, Daemon},
     eventually,
     http::{Reply, send},
 };
 
 /// Stopped when dropped.
 pub struct Second {
-    child: Child,
+    pub process: Daemon,
     pki: PathBuf,
-    server: String,
+    pub server: String,
 }
 
 impl Cluster {
@@ -35,7 +35,7 @@ impl Cluster {
         };
         let port = free_port();
         let log = fs::File::create(self.dir().join("log/second-apiserver.log")).expect("a log");
-        let child = Command::new(program)
+        let process = Command::new(program)
             .args(arguments.iter().filter(is_kept))
             .arg(format!("--secure-port={port}"))
             .args(flags)
@@ -43,7 +43,11 @@ impl Cluster {
             .stderr(log)
             .spawn()
             .expect("the apiserver starts");
-        let second = Second { child, pki: self.dir().join("pki"), server: format!("https://127.0.0.1:{port}") };
+        let second = Second {
+            process: Daemon(process),
+            pki: self.dir().join("pki"),
+            server: format!("https://127.0.0.1:{port}"),
+        };
         eventually("the second apiserver is ready", || second.is_ready().then_some(()));
         second
     }
@@ -58,13 +62,6 @@ impl Second {
     /// As [`Cluster::http`].
     pub fn http(&self, user: &str, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Reply {
         send(&self.pki, &self.server, user, method, path, headers, body)
-    }
-}
-
-impl Drop for Second {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
