@@ -74,10 +74,11 @@ pub fn start(command: &[String], log: &Path, pid_file: &Path) -> anyhow::Result<
 fn start_time(pid: i32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let after_name = stat.rsplit_once(')')?.1;
-    let mut fields = after_name.split_whitespace();
-    let state = fields.next()?;
-    (state != "Z").then_some(())?;
-    fields.nth(18)?.parse().ok()
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    let (state, threads, started) = (fields.first()?, fields.get(17)?, fields.get(19)?);
+    // The first thread of a killed process may be gone while others still hold its sockets.
+    (*state != "Z" || *threads != "1").then_some(())?;
+    started.parse().ok()
 }
 
 /// What a process has used since it began.
