@@ -80,7 +80,7 @@ pub fn for_cluster(shape: Shape, storage: Storage) -> Vec<&'static Need> {
 }
 
 pub fn for_tests() -> Vec<&'static Need> {
-    [BUILD, CONTROL_PLANE, NODE, &[&ETCD, &PYTHON, &COMPOSE]].concat()
+    [BUILD, CONTROL_PLANE, NODE, &[&ETCD, &PYTHON, &COMPOSE, &FAKETIME]].concat()
 }
 
 /// Installs what is missing, or says what the user has to install.
