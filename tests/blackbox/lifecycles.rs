@@ -10,7 +10,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use tests::{Cluster, Reply, control_plane};
+use tests::{Cluster, Reply, control_plane, eventually};
 
 const NAMES: [&str; 3] = ["1", "2", "3"];
 /// Finalizers that only a controller takes away, and there is none here.
@@ -306,6 +306,7 @@ impl Walk<'_> {
         if again.code != 409 || again.refusal().1 != "AlreadyExists" {
             return Err(format!("a second create: {}", again.text()));
         }
+        let first = self.settled(first);
         let one = self.one(&first);
         equal("get", &want("get", &self.cluster.get(&one), 200)?, &first)?;
         for (step, path) in [("list", &self.path), ("list everywhere", &self.everywhere)] {
@@ -319,6 +320,17 @@ impl Walk<'_> {
             equal("list of none", &none["items"], &json!([]))?;
         }
         Ok(first)
+    }
+
+    /// The object when nobody else is about to write it: the server itself says whether a FlowSchema dangles.
+    fn settled(&self, object: Value) -> Value {
+        if self.kind != "FlowSchema" {
+            return object;
+        }
+        let one = self.one(&object);
+        eventually("the flow schema is judged", || {
+            Some(self.cluster.get(&one).json()).filter(|found| found["status"]["conditions"].is_array())
+        })
     }
 
     fn change(&self, first: &Value) -> Outcome<Value> {
