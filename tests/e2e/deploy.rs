@@ -79,14 +79,14 @@ fn systemd_accepts_the_units() {
     let mut units = Vec::new();
     for entry in fs::read_dir(workspace().join("deploy/systemd")).expect("the units") {
         let path = entry.expect("an entry").path();
-        if path.extension().is_some_and(|it| it == "service") {
+        if path.extension().is_some_and(|it| it == "service" || it == "timer") {
             let text = fs::read_to_string(&path).expect("a unit");
             let unit = folder.path().join(path.file_name().expect("a name"));
             fs::write(&unit, text.replace("/usr/local/bin", &binaries.display().to_string())).expect("written");
             units.push(unit);
         }
     }
-    assert_eq!(units.len(), 6);
+    assert_eq!(units.len(), 8);
     let output = Command::new("systemd-analyze").arg("verify").args(&units).output().expect("systemd-analyze runs");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     let ours: Vec<&str> = said.lines().filter(|line| line.contains(&folder.path().display().to_string())).collect();
