@@ -35,10 +35,7 @@ fn a_renewed_certificate_is_served_without_a_restart() {
 /// etcd gets another authority, and certificates of it; the apiserver follows while it runs.
 #[test]
 fn a_new_authority_for_etcd_needs_no_restart() {
-    let cluster = control_plane!();
-    if cluster.pid(Component::Etcd).is_none() {
-        return println!("skipped: this cluster has no etcd");
-    }
+    let cluster = control_plane!("--storage=etcd");
     let pid = cluster.pid(Component::Apiserver);
     for name in ["etcd-ca", "etcd", "apiserver-etcd-client"] {
         for extension in ["crt", "key"] {
@@ -69,7 +66,7 @@ fn certificates_are_counted_and_nothing_is_due_in_a_new_cluster() {
 /// A default install passes the CIS Benchmark's items, or says why one does not apply.
 #[test]
 fn the_doctor_finds_nothing_wrong_with_a_default_install() {
-    let cluster = control_plane!();
+    let cluster = control_plane!("--storage=etcd");
     let output = cluster.cox(&["doctor", "security", "--dir", cluster.dir().to_str().expect("a path")]);
     let report = String::from_utf8_lossy(&output.stdout).into_owned();
     let failures: Vec<&str> = report.lines().filter(|line| line.starts_with("FAIL")).collect();

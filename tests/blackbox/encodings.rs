@@ -249,7 +249,7 @@ fn tables_carry_what_is_asked_of_each_object() {
 /// Semantics line 75 and reliability R25: a stock cluster's values are read; what cannot be read says so, alone.
 #[test]
 fn values_of_a_stock_cluster_are_read_and_broken_ones_are_named() {
-    let cluster = control_plane!();
+    let cluster = control_plane!("--storage=etcd");
     config_map(&cluster, "model", "v");
     // Its name inside differs from its key, which nobody minds as it is read only.
     let model = get(&cluster, &format!("{CONFIG_MAPS}/model"), PROTOBUF);

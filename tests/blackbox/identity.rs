@@ -78,7 +78,7 @@ fn who(server: &Second, token: &str) -> Option<Value> {
 /// Attack table: `alg: none`, HS256 with the public key, kid traversal, wrong aud and iss, expired, not yet valid: 401.
 #[test]
 fn tokens_of_a_foreign_issuer() {
-    let cluster = control_plane!();
+    let cluster = control_plane!("--storage=etcd");
     let foreign = Foreign::start(&cluster);
     let ca = fs::read_to_string(cluster.dir().join("pki/ca.crt")).expect("the authority");
     let configuration = |prefix: &str| {
@@ -115,7 +115,7 @@ fn tokens_of_a_foreign_issuer() {
 /// Static and bootstrap tokens, a webhook that knows tokens and one that decides, in a configured order.
 #[test]
 fn webhooks_and_written_tokens() {
-    let cluster = control_plane!();
+    let cluster = control_plane!("--storage=etcd");
     let foreign = Foreign::start(&cluster);
     let kubeconfig = foreign.kubeconfig(&cluster);
     let tokens = cluster.dir().join("tokens.csv");
@@ -162,7 +162,7 @@ fn webhooks_and_written_tokens() {
 /// A proxy's headers count with its certificate, of its authority and by its name, and from nobody else.
 #[test]
 fn headers_of_a_proxy() {
-    let cluster = control_plane!();
+    let cluster = control_plane!("--storage=etcd");
     let ca = cluster.dir().join("pki/ca.crt");
     let server = cluster.second_apiserver(&[
         &format!("--requestheader-client-ca-file={}", ca.display()),

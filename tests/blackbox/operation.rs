@@ -39,7 +39,7 @@ fn health_version_metrics_and_headers() {
 /// The checks have upstream's names, and each can be asked for or left out.
 #[test]
 fn health_checks_are_upstreams() {
-    let cluster = control_plane!();
+    let cluster = control_plane!("--storage=etcd");
     let checks = |text: &str| -> BTreeSet<String> {
         text.lines().filter_map(|line| Some(line.strip_prefix("[+]")?.strip_suffix(" ok")?.to_owned())).collect()
     };

@@ -30,11 +30,18 @@ pub fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Starts a control plane, or returns from the test where there are no binaries to start.
+/// Starts a control plane, or returns from the test where there are no binaries to start. `"--storage=etcd"`: over
+/// etcd whatever the suite runs over, for a test that kills it, writes to it, or puts another apiserver on it.
 #[macro_export]
 macro_rules! control_plane {
     () => {
-        match $crate::Cluster::control_plane() {
+        $crate::control_plane!(@ $crate::Cluster::control_plane())
+    };
+    ($flag:literal) => {
+        $crate::control_plane!(@ $crate::Cluster::control_plane_with(&[$flag]))
+    };
+    (@ $cluster:expr) => {
+        match $cluster {
             Some(cluster) => cluster,
             None => {
                 eprintln!("skipped: no release binaries; run `cargo xtask test`");
