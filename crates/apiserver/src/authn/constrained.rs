@@ -106,22 +106,13 @@ fn node_of(user: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        authz::Link,
-        reader::{Changes, OnChange},
-    };
-    use api_types::{Key, Resource};
-    use daemon::reload::Reloading;
+    use crate::authz::fixture::rbac_only;
+    use api_types::Key;
     use serde_json::json;
-
-    struct Still;
-    impl Changes for Still {
-        fn subscribe(&self, _: &Resource, _: OnChange) {}
-    }
 
     /// The account ns/agent may list pods as its own node, as bob and as another account.
     fn authorizer() -> Authorizer {
-        let authorizer = Authorizer::new(Reloading::fixed(vec![Link::Rbac]), Vec::new(), &Still);
+        let authorizer = rbac_only();
         let identity = |mode: &str, resource: &str| json!({"verbs": [format!("impersonate:{mode}")], "apiGroups": [GROUP], "resources": [resource]});
         let on = |mode: &str| json!({"verbs": [format!("impersonate-on:{mode}:list")], "apiGroups": [""], "resources": ["pods"]});
         let role = json!({"rules": [

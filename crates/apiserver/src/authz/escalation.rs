@@ -122,23 +122,14 @@ fn text(value: &Value) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        authz::Link,
-        reader::{Changes, OnChange},
-    };
+    use crate::authz::fixture::rbac_only;
     use api_types::{Key, resources};
-    use daemon::reload::Reloading;
     use futures::FutureExt;
     use serde_json::json;
 
-    struct Still;
-    impl Changes for Still {
-        fn subscribe(&self, _: &Resource, _: OnChange) {}
-    }
-
     /// bob may get pods anywhere, write roles, and bind `bindable`.
     fn authorizer() -> Authorizer {
-        let authorizer = Authorizer::new(Reloading::fixed(vec![Link::Rbac]), Vec::new(), &Still);
+        let authorizer = rbac_only();
         let rbac = authorizer.rbac();
         let apply = |kind: &str, name: &str, object: Value| rbac.apply(kind, &Key::cluster(name), Some(&object));
         apply(

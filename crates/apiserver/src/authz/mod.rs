@@ -261,6 +261,25 @@ pub fn forbidden(user: &User, attributes: &Attributes<'_>, reason: &str) -> ApiE
 }
 
 #[cfg(test)]
+pub(crate) mod fixture {
+    use api_types::Resource;
+    use daemon::reload::Reloading;
+
+    use super::{Authorizer, Link};
+    use crate::reader::{Changes, OnChange};
+
+    struct Still;
+    impl Changes for Still {
+        fn subscribe(&self, _: &Resource, _: OnChange) {}
+    }
+
+    /// RBAC alone, and no role yet.
+    pub(crate) fn rbac_only() -> Authorizer {
+        Authorizer::new(Reloading::fixed(vec![Link::Rbac]), Vec::new(), &Still)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -100,21 +100,12 @@ fn organizations(object: &Value) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        authz::Link,
-        reader::{Changes, OnChange},
-    };
+    use crate::authz::fixture::rbac_only;
     use api_types::{Key, resources};
-    use daemon::reload::Reloading;
-
-    struct Still;
-    impl Changes for Still {
-        fn subscribe(&self, _: &Resource, _: OnChange) {}
-    }
 
     /// carol may approve for example.com and sign for example.com/a.
     fn authorizer() -> Authorizer {
-        let authorizer = Authorizer::new(Reloading::fixed(vec![Link::Rbac]), Vec::new(), &Still);
+        let authorizer = rbac_only();
         let rule = |verb: &str, name: &str| json!({"verbs": [verb], "apiGroups": [GROUP], "resources": ["signers"], "resourceNames": [name]});
         let role = json!({"rules": [rule("approve", "example.com/*"), rule("sign", "example.com/a")]});
         authorizer.rbac().apply("ClusterRole", &Key::cluster("carol"), Some(&role));

@@ -106,7 +106,7 @@ impl Kms {
             annotations: envelope.annotations.clone(),
         };
         let answer: DecryptResponse = self.call("Decrypt", request).await?;
-        let cipher = match envelope.source_type() {
+        let cipher = match envelope.encrypted_source_type() {
             SourceType::Seed => Cipher::seed(&answer.plaintext),
             SourceType::Key => Cipher::gcm(&answer.plaintext).map_err(|why| self.failed(&why))?,
         };
@@ -208,12 +208,6 @@ pub struct Envelope {
     pub annotations: BTreeMap<String, Vec<u8>>,
     #[prost(enumeration = "SourceType", tag = "5")]
     pub encrypted_source_type: i32,
-}
-
-impl Envelope {
-    fn source_type(&self) -> SourceType {
-        self.encrypted_source_type()
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, prost::Enumeration)]
